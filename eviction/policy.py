@@ -1,0 +1,81 @@
+"""Who leaves next: the protocol that every eviction policy implements.
+
+A policy knows no bytes and does no I/O.  It is told what is resident on which tier and answers
+with victims.  Blocks are named by ``block``, a small integer that stands for the same block while
+it is resident anywhere and is used again afterwards; ``key`` is what remembers a block that left.
+
+One thread at a time calls a policy: the store does, under its lock.
+"""
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+ROOT = -1
+"""The parent of a block that has none."""
+
+
+class Action(Enum):
+    """What the store is to do with a victim."""
+
+    DROP = "drop"
+    DEMOTE = "demote"
+    SHRINK = "shrink"
+
+
+class Record(NamedTuple):
+    """What a policy may weigh when a block becomes resident on a tier."""
+
+    block: int
+    key: bytes
+    parent: int  # ROOT, or a block resident on some tier
+    nbytes: int
+    tokens: int
+    group: int = 0
+    tenant: int = 0
+    fidelity: int = 255
+    expiry: float = 0.0  # seconds since the epoch, 0 for never
+
+
+class Victim(NamedTuple):
+    """A block that should leave a tier, and how."""
+
+    block: int
+    action: Action
+
+
+class Hint(NamedTuple):
+    """What an engine knows of the future: ``block`` and a name with its value."""
+
+    block: int
+    name: str
+    value: float
+
+
+class Policy(Protocol):
+    """Orders the blocks of each tier by who leaves next."""
+
+    def add(self, tier: int, records: Sequence[Record]) -> None:
+        """These blocks are resident on ``tier`` now; parents come before their children."""
+        ...
+
+    def touch(self, blocks: Sequence[int]) -> None:
+        """These blocks, root first, were used; or their last lease or pin ended."""
+        ...
+
+    def advise(self, hints: Sequence[Hint]) -> None:
+        """Take what engines say of the future; a policy may ignore it."""
+        ...
+
+    def forget(self, tier: int, blocks: Sequence[int]) -> None:
+        """These blocks left ``tier``."""
+        ...
+
+    def victims(self, tier: int) -> Iterator[Victim]:
+        """Blocks of ``tier`` that may leave, best first, lazily.
+
+        A block with a child on the same tier is never offered.  A victim that the store passes
+        over (leased, pinned) is not offered again until it is touched.  The store calls ``forget``
+        for the victims that it takes while the iterator is open.
+        """
+        ...
