@@ -19,9 +19,9 @@ Bytes = NDArray[np.uint8]
 class Pages(Protocol):
     """A request's KV in an engine's memory.
 
-    ``part`` names the group and the shard; ``blocks`` are block numbers counted from the request's first token; each array is contiguous
-    uint8 of ``[layer, plane, token, head, dim]``.  Called without any lock held, possibly from
-    several threads for different blocks.
+    ``part`` names the group and the shard; ``blocks`` are block numbers counted from the request's
+    first token; each array is contiguous uint8 of ``[layer, plane, token, head, dim]``.  Called
+    without any lock held, possibly from several threads for different blocks.
     """
 
     def gather(self, part: Part, blocks: Sequence[int], into: Sequence[Bytes]) -> None:
