@@ -26,7 +26,14 @@ EXACT = 255
 
 _BLOCK_BYTES = 2 << 20
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-_LIMITS = {"planes": 255, "heads": 65_535, "head_dim": 65_535}
+_LIMITS = {
+    "planes": (1, 255),
+    "heads": (1, 65_535),
+    "head_dim": (1, 65_535),
+    "window": (0, 1 << 32),
+}
+_MAX_LAYERS = 65_535  # frames count a group's layers in 16 bits
+_MAX_BLOCK_TOKENS = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +58,13 @@ class Group:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise LayoutError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_BYTES)}")
-        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
-            raise LayoutError(f"layers must be ascending and not negative, not {self.layers}")
+        _check_layers(self.layers)
+        for name, (low, high) in _LIMITS.items():
+            _check_number(name, getattr(self, name), low, high)
         if self.kind not in ("full", "window"):
             raise LayoutError(f"kind {self.kind!r} is neither 'full' nor 'window'")
         if (self.kind == "window") != (self.window > 0):
             raise LayoutError(f"a {self.kind} group cannot have window={self.window}")
-        for name, limit in _LIMITS.items():
-            if not 1 <= getattr(self, name) <= limit:
-                raise LayoutError(f"{name}={getattr(self, name)} is not in 1..{limit}")
         rope_type = self.rope.split(" ", 1)[0]
         if rope_type in _LENGTH_DEPENDENT_ROPE:
             raise LayoutError(
@@ -95,13 +100,13 @@ class Layout:
     shards: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.groups) <= 255:
-            raise LayoutError(f"a layout has 1 to 255 groups, not {len(self.groups)}")
-        if not 1 <= self.shards <= 255:
-            raise LayoutError(f"shards={self.shards} is not in 1..255")
+        if not isinstance(self.groups, tuple) or not 1 <= len(self.groups) <= 255:
+            raise LayoutError("a layout has a tuple of 1 to 255 groups")
+        _check_number("shards", self.shards, 1, 255)
+        _check_number("block_tokens", self.block_tokens, 0, _MAX_BLOCK_TOKENS)
         if self.block_tokens == 0:
             object.__setattr__(self, "block_tokens", default_block_tokens(self.token_bytes))
-        if self.block_tokens < 1 or self.block_tokens & (self.block_tokens - 1):
+        if self.block_tokens & (self.block_tokens - 1):
             raise LayoutError(f"block_tokens={self.block_tokens} is not a power of two")
         for group in range(len(self.groups)):
             self.group_shards(group)
@@ -151,3 +156,18 @@ def default_block_tokens(token_bytes: int, *, at_least: int = 1) -> int:
 def with_shards(layout: Layout, shards: int) -> Layout:
     """The same model cut for another tensor-parallel degree."""
     return replace(layout, shards=shards)
+
+
+def _check_layers(layers: tuple[int, ...]) -> None:
+    if not isinstance(layers, tuple) or not all(type(layer) is int for layer in layers):
+        raise LayoutError(f"layers must be a tuple of integers, not {layers!r}")
+    if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+        raise LayoutError(f"layers must be ascending and not negative, not {layers}")
+    if len(layers) > _MAX_LAYERS:
+        raise LayoutError(f"a group has at most {_MAX_LAYERS} layers, not {len(layers)}")
+
+
+def _check_number(name: str, value: int, low: int, high: int) -> None:
+    # int itself: True or numpy's 1 would give equal layouts another fingerprint
+    if type(value) is not int or not low <= value <= high:
+        raise LayoutError(f"{name}={value!r} is not an integer in {low}..{high}")
