@@ -1,0 +1,48 @@
+"""The command ``kvstrata``: one function for each subcommand, grouped here and nowhere else.
+
+What a user did wrong is one sentence on standard error and exit status 2, never a traceback.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..kvstore.errors import KVStrataError
+
+app = typer.Typer(
+    name="kvstrata",
+    help="Keep the KV caches of LLM inference engines, and give them back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"kvstrata {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: kvstrata --version")
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Keep the KV caches of LLM inference engines, and give them back."""
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(prog_name="kvstrata")
+    except KVStrataError as error:
+        print(f"kvstrata: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()
