@@ -28,7 +28,7 @@ from .errors import ArgumentError, FrameError
 from .keys import FrameId, KeyKind, frame_id, recompute
 from .layout import Part
 from .meta import Meta, parse_meta
-from .segments import INLINE, META, OPTIONAL, ROW, ROW_BYTES, SegmentEntry, fidelity_of, parse_rows
+from .segments import INLINE, META, ROW, ROW_BYTES, SegmentEntry, fidelity_of, parse_rows
 from .slab import MAX_EXTENTS, PAGE_BYTES, SLOT_BYTES, Extent, pages_for
 
 VERSION = 1
@@ -43,6 +43,8 @@ _EXTENT = struct.Struct("<II")
 _CHECKSUMS = 1
 _MAX_GROUP = 254
 _MAX_POSITION = 1 << 63
+_BLOCK, _CHUNK, _ENGINE = map(int, KeyKind)
+_ZERO3, _ZERO12 = bytes(3), bytes(12)
 
 
 class Header(NamedTuple):
@@ -85,9 +87,7 @@ class Header(NamedTuple):
 
 def checksum(frame: FrameId, data: bytes | memoryview) -> int:
     """xxh3-64 of a segment's bytes, seeded with the frame that they belong to."""
-    return xxh3_64_intdigest(
-        data, int.from_bytes(frame[:8], "little") ^ (frame[32] << 8 | frame[33])
-    )
+    return xxh3_64_intdigest(data, _seed(frame, frame[32], frame[33]))
 
 
 def arrange(
@@ -148,23 +148,19 @@ def parse(data: bytes | memoryview, *, pages: int = 0, slab: int = 0) -> Header:
     ``pages`` is how many the slab has and ``slab`` its seed, both 0 outside a slab, where a frame
     has no extents.  Raises ``FrameError``.
     """
-    view = memoryview(data)
-    header, length, inline_bytes = _parse_header(view, pages, slab)
-    if length + inline_bytes > len(view):
-        raise FrameError(f"{inline_bytes} inline bytes where {len(view) - length} are left")
-    inline = bytes(view[length : length + inline_bytes])
-    for number, row in enumerate(header.segments):
-        if row.is_inline:
-            verify_segment(header, number, inline[row.offset : row.offset + row.length])
-    return header._replace(inline=inline)
+    header = _parse_header(memoryview(data), pages, slab, is_record=False)
+    seed = _seed(header.key, header.group, header.shard)
+    for row in header.segments:
+        if row.flags & INLINE:
+            found = header.inline[row.offset : row.offset + row.length]
+            if xxh3_64_intdigest(found, seed) != row.checksum:
+                raise FrameError("an inline segment does not match its checksum")
+    return header
 
 
 def parse_record(data: bytes | memoryview, *, pages: int = 0, slab: int = 0) -> Header:
     """Read a header without its inline bytes, and nothing more; ``inline`` stays empty."""
-    header, length, _ = _parse_header(memoryview(data), pages, slab)
-    if length != len(data):
-        raise FrameError(f"{len(data) - length} bytes follow the header's end")
-    return header
+    return _parse_header(memoryview(data), pages, slab, is_record=True)
 
 
 def verify_key(header: Header, meta: bytes | memoryview | None = None) -> Meta:
@@ -179,7 +175,7 @@ def verify_key(header: Header, meta: bytes | memoryview | None = None) -> Meta:
         meta = header.inline[: first.length]
     found = parse_meta(meta)
     count = len(found.tokens) // 4
-    if count != header.tokens and (count or header.kind != KeyKind.ENGINE):
+    if count != header.tokens and (count or header.kind != _ENGINE):
         raise FrameError(f"{count} tokens in the meta segment, {header.tokens} in the header")
     try:
         key = recompute(KeyKind(header.kind), header.parent, found.tokens, found.extras)
@@ -223,7 +219,7 @@ def without_trailing(header: Header, keep: int) -> Header:
     """
     rows = header.segments[:keep]
     lost = header.segments[len(rows) :]
-    if not rows or any(s.kind & ~OPTIONAL == BASE for s in lost):
+    if not rows or any(s.kind == BASE for s in lost):
         raise ArgumentError(f"the first {keep} segments do not hold all bases")
     shorter = header._replace(
         segments=rows,
@@ -239,58 +235,64 @@ def _shape(rows: int, runs: int) -> struct.Struct:
     return struct.Struct(_PACKED + ROW * rows + "II" * runs)
 
 
-def _parse_header(view: memoryview, pages: int, slab: int) -> tuple[Header, int, int]:
-    """A header without its inline bytes, its length, and the length of its inline bytes."""
+def _seed(key: bytes, group: int, shard: int) -> int:
+    """The frame's seed: right bytes in the wrong place do not verify."""
+    return int.from_bytes(key[:8], "little") ^ (group << 8 | shard)
+
+
+def _parse_header(view: memoryview, pages: int, slab: int, *, is_record: bool) -> Header:
+    """A header, with its inline bytes (not yet verified) unless it is a record."""
     if len(view) < FIXED_BYTES:
         raise FrameError(f"{len(view)} bytes are too few for a header")
     magic, expected = _PREFIX.unpack_from(view)
-    (
-        version, flags, length, key, parent, root, tenant, group, shard, shards, fidelity, kind,
-        zero3, tokens, inline, position, generation, expiry, saved, payload, rows, runs, zero12,
-    ) = _FIXED.unpack_from(view, _PREFIX.size)  # fmt: skip
+    fields = _FIXED.unpack_from(view, _PREFIX.size)
+    version, flags, length = fields[:3]
+    payload, rows, runs, reserved = fields[19:]
     if magic != MAGIC or version != VERSION:
         raise FrameError("no frame of ours" if magic != MAGIC else f"frame version {version}")
     if length != FIXED_BYTES + ROW_BYTES * rows + EXTENT_BYTES * runs or length > len(view):
         raise FrameError(f"a header of {length} bytes, {rows} segments and {runs} extents")
     if xxh3_64_intdigest(view[_PREFIX.size : length], slab) != expected:
         raise FrameError("the header does not match its checksum")
-    if length + inline > SLOT_BYTES:
-        raise FrameError(f"{length + inline} bytes do not fit a header slot")
-    if flags & ~_CHECKSUMS or any(zero3) or any(zero12):
+    inline: int = fields[14]
+    if length + inline > (SLOT_BYTES if is_record else min(SLOT_BYTES, len(view))):
+        raise FrameError(f"{inline} inline bytes behind a header of {length} do not fit")
+    if is_record and length != len(view):
+        raise FrameError(f"{len(view) - length} bytes follow the header's end")
+    if flags & ~_CHECKSUMS or fields[12] != _ZERO3 or reserved != _ZERO12:
         raise FrameError("reserved flags or bytes are set")
+    has_checksums = flags == _CHECKSUMS
     table = FIXED_BYTES + ROW_BYTES * rows
     segments = parse_rows(
         view[FIXED_BYTES:table],
         inline_bytes=inline,
         payload_bytes=payload,
-        has_checksums=bool(flags & _CHECKSUMS),
+        has_checksums=has_checksums,
     )
     extents = tuple(_EXTENT.iter_unpack(view[table:length]))
-    header = Header(
-        key, parent, root, tenant, group, shard, shards, fidelity, kind, tokens, position,
-        generation, expiry, saved, segments, extents, b"", bool(flags & _CHECKSUMS),
-    )  # fmt: skip
+    behind = b"" if is_record else bytes(view[length : length + inline])
+    numbers = (*fields[3:12], fields[13], *fields[15:19])
+    header = Header._make((*numbers, segments, extents, behind, has_checksums))
     _check_fields(header)
     _check_extents(extents, pages, payload)
-    return header, length, inline
+    return header
 
 
 def _check_fields(h: Header) -> None:
-    is_first = h.kind != KeyKind.BLOCK or h.position == 0
-    problems = {
-        "key kind": h.kind > KeyKind.ENGINE,
-        "group or shard": h.group > _MAX_GROUP or h.shard >= h.shards,
-        "number of tokens": h.tokens < 1,
-        "position": h.position >= _MAX_POSITION
-        or (h.kind == KeyKind.CHUNK and h.position > 0)
-        or (h.kind == KeyKind.BLOCK and h.tokens > 0 and h.position % h.tokens > 0),
-        "parent": (h.parent[:16] == h.root) != is_first,
-        "time": not (0 <= h.expiry < inf and 0 <= h.saved < inf),
-        "fidelity": h.fidelity > fidelity_of(h.segments),
-    }
-    for field, is_wrong in problems.items():
-        if is_wrong:
-            raise FrameError(f"the header's {field} cannot be")
+    """Refuse numbers that no writer of ours writes."""
+    _, parent, root, _, group, shard, shards, fidelity, kind, tokens, position, *_ = h
+    if kind > _ENGINE or group > _MAX_GROUP or shard >= shards or tokens < 1:
+        raise FrameError("the header's key kind, group, shard or number of tokens cannot be")
+    if position >= _MAX_POSITION or (kind == _CHUNK and position):
+        raise FrameError(f"the header's position {position} cannot be")
+    if kind == _BLOCK and position % tokens:
+        raise FrameError(f"position {position} is no multiple of {tokens} tokens")
+    if (parent[:16] == root) != (kind != _BLOCK or position == 0):
+        raise FrameError("the header's parent is not what its position asks for")
+    if not (0 <= h.expiry < inf and 0 <= h.saved < inf):
+        raise FrameError("the header's times are no times")
+    if fidelity > fidelity_of(h.segments):
+        raise FrameError("the header claims more fidelity than its segments give")
 
 
 def _check_extents(extents: tuple[Extent, ...], pages: int, payload_bytes: int) -> None:
@@ -298,12 +300,13 @@ def _check_extents(extents: tuple[Extent, ...], pages: int, payload_bytes: int) 
         if extents:
             raise FrameError("a frame outside a slab has extents")
         return
-    end = 0
-    for page, count in sorted(extents):
+    end = total = 0
+    for page, count in sorted(extents) if len(extents) > 1 else extents:
         if count < 1 or page < end or page + count > pages:
             raise FrameError(f"the run of {count} pages at {page} overlaps or leaves the slab")
         end = page + count
-    if sum(count for _, count in extents) != pages_for(payload_bytes):
+        total += count
+    if total != pages_for(payload_bytes):
         raise FrameError(f"the extents are not the pages that {payload_bytes} bytes need")
 
 

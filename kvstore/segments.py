@@ -28,7 +28,7 @@ _ZERO = bytes(3)
 class SegmentEntry(NamedTuple):
     """One row, in the order of its bytes."""
 
-    kind: int  # META, BASE, REFINEMENT or ATTACHMENT; with OPTIONAL or'ed in, any
+    kind: int  # META, BASE, REFINEMENT, ATTACHMENT, or unknown with OPTIONAL
     flags: int = 0
     codec: int = 0
     layer_start: int = 0
@@ -52,34 +52,34 @@ class SegmentEntry(NamedTuple):
     @property
     def is_known(self) -> bool:
         """Whether this version knows what the segment is for; readers skip the others."""
-        return self.kind & ~OPTIONAL <= ATTACHMENT
+        return self.kind <= ATTACHMENT
 
 
 def parse_rows(
     table: memoryview, *, inline_bytes: int, payload_bytes: int, has_checksums: bool
 ) -> tuple[SegmentEntry, ...]:
     """Read a segment table; ``FrameError`` says which row is wrong, and how."""
-    rows = []
-    ends = [payload_bytes, inline_bytes]
+    rows: list[SegmentEntry] = []
+    has_base = False
+    ends = (payload_bytes, inline_bytes)
     at = [0, 0]  # next byte of the payload, of the inline bytes
-    for number, fields in enumerate(_ROW.iter_unpack(table)):
-        row = SegmentEntry(*fields[:7], *fields[8:])
-        problem = _problem(row, number)
-        where = row.flags & INLINE
-        if fields[7] != _ZERO:
-            problem = "reserved bytes"
-        elif row.offset != at[where] or row.length > ends[where] - at[where]:
-            problem = "bytes that do not follow those of the row before"
-        elif row.checksum and not where and not has_checksums:
-            problem = "a checksum in a frame without checksums"
-        if problem:
-            raise FrameError(f"segment {number} has {problem}")
-        at[where] += row.length
-        rows.append(row)
-    if at != ends:
-        raise FrameError("the segments do not cover the frame's bytes")
-    if not any(row.kind & ~OPTIONAL == BASE for row in rows):
-        raise FrameError("a frame without a base segment")
+    for fields in _ROW.iter_unpack(table):
+        kind, flags, _, start, end, _, _, zero, offset, length, checksum = fields
+        where = flags & INLINE
+        if flags != where or zero != _ZERO:
+            raise FrameError(f"segment {len(rows)} has unknown flags or reserved bytes")
+        if offset != at[where] or length > ends[where] - offset:
+            raise FrameError(f"segment {len(rows)} does not follow the bytes of the one before")
+        if checksum and not where and not has_checksums:
+            raise FrameError(f"segment {len(rows)} has a checksum in a frame without checksums")
+        at[where] += length
+        if kind == BASE and rows and start < end:  # nearly every row but the first
+            has_base = True
+        else:
+            _check_kind(fields, len(rows))
+        rows.append(SegmentEntry._make((*fields[:7], offset, length, checksum)))
+    if at[0] != payload_bytes or at[1] != inline_bytes or not has_base:
+        raise FrameError("the segments do not cover the frame's bytes, or none is a base")
     return tuple(rows)
 
 
@@ -87,7 +87,7 @@ def fidelity_of(segments: Sequence[SegmentEntry]) -> int:
     """What these segments give: the least, over the bases, of the best that covers each."""
     if len(segments) == 2:  # meta and one base: nearly every frame
         return segments[1].fidelity
-    sharp = [s for s in segments if s.kind & ~OPTIONAL in (BASE, REFINEMENT)]
+    sharp = [s for s in segments if s.kind in (BASE, REFINEMENT)]
     return min(
         max(
             other.fidelity
@@ -95,21 +95,18 @@ def fidelity_of(segments: Sequence[SegmentEntry]) -> int:
             if other.layer_start <= base.layer_start and base.layer_end <= other.layer_end
         )
         for base in sharp
-        if base.kind & ~OPTIONAL == BASE
+        if base.kind == BASE
     )
 
 
-def _problem(row: SegmentEntry, number: int) -> str:
-    """What is wrong with a row by itself, or nothing."""
-    if row.flags & ~INLINE:
-        return f"unknown flags {row.flags:#x}"
-    if row.kind > ATTACHMENT and not row.kind & OPTIONAL:
-        return f"the unknown required kind {row.kind}"
-    if (row.kind & ~OPTIONAL == META) != (number == 0):
-        return "the meta segment's kind, or should have"
-    if number == 0:
-        is_plain = row.kind == META and not any(row[2:7])
-        return "" if is_plain else "a meta segment's kind with options"
-    if row.kind & ~OPTIONAL in (BASE, REFINEMENT) and row.layer_start >= row.layer_end:
-        return "no layers"
-    return ""
+def _check_kind(fields: tuple[int, ...], number: int) -> None:
+    """Refuse a row whose kind is unknown or out of place; ``fields`` as they lie in the table."""
+    kind, _, *options = fields[:7]
+    if kind <= ATTACHMENT | OPTIONAL and kind > ATTACHMENT:
+        raise FrameError(f"segment {number} is of the unknown required kind {kind}")
+    if (kind == META) != (number == 0):
+        raise FrameError(f"segment {number} is of kind {kind}; the first alone is the meta segment")
+    if number == 0 and any(options):
+        raise FrameError("the meta segment has a codec, layers, a calibration or a fidelity")
+    if kind in (BASE, REFINEMENT) and options[1] >= options[2]:
+        raise FrameError(f"segment {number} has no layers")
