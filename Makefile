@@ -16,7 +16,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 # torch stays what it was set up as: no later install may replace it.
 PINS := $(VENV)/torch.txt
 
@@ -31,7 +31,7 @@ demo: $(RUN_READY)
 	$(BIN)/kvstrata demo $(ARGS)
 
 test: $(DEV_READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .
