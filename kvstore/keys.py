@@ -104,8 +104,9 @@ def recompute(kind: KeyKind, parent: bytes, tokens: bytes, extras: bytes) -> byt
     """
     if kind is KeyKind.ENGINE:
         return engine(parent, extras)
-    label = b"block" if kind is KeyKind.BLOCK else b"chunk"
-    return sha256(framed(label, parent, tokens, extras)).digest()
+    if kind is KeyKind.CHUNK:
+        return sha256(framed(b"chunk", parent, tokens, extras)).digest()
+    return sha256(_BLOCK + parent + framed(tokens, extras)).digest()
 
 
 def frame_id(key: bytes, part: Part) -> FrameId:

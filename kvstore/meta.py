@@ -63,8 +63,8 @@ def _encode_words(words: Sequence[str]) -> bytes:
             data = word.encode()
         except UnicodeEncodeError as exc:
             raise ArgumentError(f"{word!r} cannot be written as UTF-8") from exc
-        if not 0 < len(data) <= _LIMIT:
-            raise ArgumentError(f"a tag or name has 1 to {_LIMIT} bytes, not {len(data)}")
+        if not 0 < len(data) <= _LIMIT or b"\0" in data:
+            raise ArgumentError(f"a tag or name has 1 to {_LIMIT} bytes, none of them zero")
         parts += (_U16.pack(len(data)), data)
     return b"".join(parts)
 
@@ -91,8 +91,8 @@ def _parse_words(data: bytes, at: int) -> tuple[tuple[str, ...], int]:
     for _ in range(count):
         length = _number(_U16, data, at)
         at += _U16.size
-        if not 0 < length <= len(data) - at:
-            raise FrameError(f"a word of {length} bytes where {len(data) - at} are left")
+        if not 0 < length <= len(data) - at or b"\0" in data[at : at + length]:
+            raise FrameError(f"no word of {length} bytes where {len(data) - at} are left")
         try:
             words.append(data[at : at + length].decode())
         except UnicodeDecodeError as exc:
