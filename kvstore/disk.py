@@ -1,0 +1,131 @@
+"""The disk tier: slab files in one directory or striped over several, and the index beside them.
+
+A frame is written whole into one stripe, the one with the most room among those that work.  The
+catalog follows behind: it says after a restart what lies where, and is never trusted further than
+the header in the slot and the payload's checksum bear it out.
+"""
+
+import struct
+from collections.abc import Sequence
+
+from .catalog import Catalog
+from .errors import FrameError
+from .files import Bytes
+from .frame import Header, encode, parse
+from .payload import cut, meta_of, sectors, verify_payload
+from .slab import PAGE_BYTES
+from .stripe import Stripe
+from .tier import Place
+
+RECORD_PREFIX = struct.Struct("<IB")
+
+
+class DiskTier:
+    """Frames on one or several stripes; implements ``Tier``."""
+
+    def __init__(self, stripes: Sequence[Stripe], catalog: Catalog | None) -> None:
+        self.stripes = stripes
+        self._catalog = catalog
+
+    @property
+    def catalog(self) -> Catalog:
+        """The index on disk; a tier with stripes has one."""
+        assert self._catalog is not None, "a disk tier without stripes was asked for its index"
+        return self._catalog
+
+    @property
+    def takes_writes(self) -> bool:
+        """Whether some stripe works."""
+        return any(not stripe.breaker.is_open for stripe in self.stripes)
+
+    def is_up(self, stripe: int) -> bool:
+        """Whether a stripe may be read."""
+        return not self.stripes[stripe].breaker.is_open
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a working stripe could hold ``nbytes`` if it were empty."""
+        return any(
+            not stripe.breaker.is_open and nbytes <= stripe.slab.pages * PAGE_BYTES
+            for stripe in self.stripes
+        )
+
+    def take(self, nbytes: int) -> Place | None:
+        """Reserve a place on the stripe with the most room."""
+        working = [n for n, stripe in enumerate(self.stripes) if not stripe.breaker.is_open]
+        working.sort(key=lambda n: -self.stripes[n].slab.free_bytes)
+        for number in working:
+            slot = self.stripes[number].slab.take(nbytes)
+            if slot >= 0:
+                return Place(number, slot)
+        return None
+
+    def give(self, place: Place, fid: bytes) -> None:
+        """Take a place back, and its record."""
+        self.stripes[place.stripe].slab.give(place.slot)
+        self.catalog.delete(fid)
+
+    def lease(self, place: Place) -> None:
+        """Keep a place while an I/O is in flight."""
+        self.stripes[place.stripe].slab.lease(place.slot)
+
+    def release(self, place: Place) -> None:
+        """End a lease."""
+        self.stripes[place.stripe].slab.release(place.slot)
+
+    def is_leased(self, place: Place) -> bool:
+        """Whether an I/O is in flight."""
+        return self.stripes[place.stripe].slab.is_leased(place.slot)
+
+    def write(self, place: Place, header: Header, payload: Sequence[Bytes]) -> bytes:
+        """Write a frame whose payload arrays are whole sectors; the catalog's record of it."""
+        stripe = self.stripes[place.stripe]
+        placed = header._replace(extents=stripe.slab.extents(place.slot))
+        encoded = encode(placed, stripe.superblock.seed)
+        stripe.write(place.slot, encoded, payload)
+        bare = encoded[: len(encoded) - len(header.inline)]
+        return RECORD_PREFIX.pack(place.slot, place.stripe) + bare
+
+    def wipe(self, place: Place) -> None:
+        """Overwrite a header that was written for a frame that is gone by now."""
+        self.stripes[place.stripe].wipe([place.slot])
+
+    def read(self, place: Place, fid: bytes, generation: int, into: Sequence[Bytes]) -> Header:
+        """Read a frame and verify it: header, key, generation, every segment."""
+        stripe = self.stripes[place.stripe]
+        header = self.read_header(place)
+        if header.frame_id != fid or header.generation != generation:
+            raise FrameError("the slot holds another frame by now")
+        length = header.payload_bytes
+        if sectors(length) > sum(piece.nbytes for piece in into):
+            raise FrameError("the payload is longer than the index says")
+        stripe.read(stripe.slab.extents(place.slot), cut(into, 0, sectors(length)))
+        verify_payload(header, into)
+        meta_of(header, into)
+        return header
+
+    def read_header(self, place: Place) -> Header:
+        """Read what a slot says of its frame."""
+        stripe = self.stripes[place.stripe]
+        raw = stripe.read_header(place.slot)
+        return parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+
+    def sync(self) -> None:
+        """Slabs, then the catalog, are durable."""
+        for stripe in self.stripes:
+            if not stripe.breaker.is_open:
+                stripe.sync()
+        if self._catalog is not None:
+            self._catalog.commit()
+            self._catalog.sync()
+
+    def audit(self) -> None:
+        """Raise AssertionError unless every slab adds up."""
+        for stripe in self.stripes:
+            stripe.slab.audit()
+
+    def close(self) -> None:
+        """Close the files."""
+        for stripe in self.stripes:
+            stripe.close()
+        if self._catalog is not None:
+            self._catalog.close()

@@ -1,0 +1,202 @@
+"""Leased blocks of a prompt, on their way into an engine's pages.
+
+A hit leases the host slots of the blocks that it restores; blocks that lie on disk are being read
+into theirs.  ``load`` scatters what has arrived while the rest is still on its way.  A block that
+is lost, damaged or late shortens the hit to the next restorable length; it never raises.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from ..compression.codec import Block
+from .errors import CodecError, FrameError
+from .fetch import Fetch
+from .files import Bytes
+from .frame import parse
+from .index import DISK, HOST
+from .layout import Layout, Part
+from .pages import Pages
+from .payload import cut, decode, joined
+from .plan import needed, restorable
+from .residency import Residency
+
+_BATCH = 16
+
+Leases = Mapping[tuple[Part, int], "Lease"]
+
+
+class Lease(NamedTuple):
+    """One frame that a hit holds: its host slot, and the read that fills it, if one does."""
+
+    row: int
+    generation: int
+    slot: int
+    nbytes: int
+    is_plain: bool
+    fetch: Fetch | None
+
+
+class Hit:
+    """Blocks that stay where they are until the hit is closed; a context manager.
+
+    ``tokens`` is what may be restored, and after ``load`` what was; ``fidelity`` the weakest of the
+    blocks.  One thread at a time calls a hit; several hits may hold the same blocks.
+    """
+
+    def __init__(
+        self,
+        residency: Residency,
+        layout: Layout,
+        leases: Mapping[tuple[Part, int], Lease],
+        *,
+        blocks: int,
+        deadline_s: float,
+        is_last: Callable[[], bool],
+    ) -> None:
+        self._residency = residency
+        self._layout = layout
+        self._leases = dict(leases)
+        self._blocks = blocks
+        self._deadline_s = deadline_s
+        self._is_last = is_last
+        self._is_closed = False
+        rows = [lease.row for lease in leases.values()]
+        self.fidelity = min((residency.index.fidelity[row] for row in rows), default=255)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that this hit restores."""
+        return self._blocks * self._layout.block_tokens
+
+    @property
+    def from_disk(self) -> int:
+        """Frames that had to be read from disk for this hit."""
+        return sum(lease.fetch is not None for lease in self._leases.values())
+
+    def load(self, pages: Pages, *, layers: tuple[int, int] | None = None) -> int:
+        """Scatter the blocks into an engine's pages; the tokens that are restored.
+
+        ``layers`` is a half-open range of positions within each group, None for all.  What lies
+        beyond the returned length may have been written and must not be used.
+        """
+        deadline = time.monotonic() + self._deadline_s
+        bad: set[tuple[Part, int]] = set()
+        for part in self._parts():
+            span = layers or (0, len(self._layout.groups[part.group].layers))
+            for batch in self._batches(part, deadline, bad):
+                self._scatter(part, batch, pages, span=span, bad=bad)
+        if bad:
+            self._shorten(bad)
+        self._count()
+        return self.tokens
+
+    def close(self) -> None:
+        """End the leases."""
+        if not self._is_closed and self._is_last():
+            self._is_closed = True
+            with self._residency.lock:
+                for lease in self._leases.values():
+                    self._residency.release(lease.row, lease.generation, lease.slot)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _parts(self) -> list[Part]:
+        return list(dict.fromkeys(part for part, _ in self._leases))
+
+    def _batches(
+        self, part: Part, deadline: float, bad: set[tuple[Part, int]]
+    ) -> Iterator[list[tuple[int, Lease]]]:
+        """Blocks of a part in order, as many at once as have arrived; the bad ones are left out."""
+        batch: list[tuple[int, Lease]] = []
+        for block in needed(self._layout, part, self._blocks):
+            lease = self._leases[part, block]
+            is_here = lease.fetch is None or lease.fetch.is_done
+            if batch and (not is_here or len(batch) == _BATCH):
+                yield batch
+                batch = []
+            if self._arrived(lease, deadline):
+                batch.append((block, lease))
+            else:
+                bad.add((part, block))
+        if batch:
+            yield batch
+
+    def _arrived(self, lease: Lease, deadline: float) -> bool:
+        fetch = lease.fetch
+        if fetch is None:
+            return True
+        if fetch.wait(max(0.0, deadline - time.monotonic())):
+            return fetch.is_good
+        with self._residency.lock:
+            self._residency.late(fetch)
+        return False
+
+    def _scatter(
+        self,
+        part: Part,
+        batch: list[tuple[int, Lease]],
+        pages: Pages,
+        *,
+        span: tuple[int, int],
+        bad: set[tuple[Part, int]],
+    ) -> None:
+        blocks, data = [], []
+        for block, lease in batch:
+            try:
+                data.append(self._bytes(part, lease, span))
+                blocks.append(block)
+            except (FrameError, CodecError) as error:
+                bad.add((part, block))
+                self._residency.quarantine(lease.row, lease.generation, str(error))
+        if blocks:
+            pages.scatter(part, blocks, data, span)
+
+    def _bytes(self, part: Part, lease: Lease, layers: tuple[int, int]) -> Bytes:
+        host = self._residency.host
+        tokens = self._layout.block_tokens
+        length = self._layout.frame_bytes(part.group, tokens)
+        pieces = host.pieces(lease.slot, lease.nbytes)
+        if self._is_plain(lease):
+            return joined(cut(pieces, 0, length))
+        raw = host.header(lease.slot)
+        header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
+        shape = self._layout.frame_shape(part.group, tokens)
+        block = Block(self._layout.groups[part.group], shape, np.empty(length, np.uint8))
+        decode(header, pieces, block, layers=layers)
+        return block.data
+
+    def _is_plain(self, lease: Lease) -> bool:
+        return lease.is_plain if lease.fetch is None else lease.fetch.is_plain
+
+    def _shorten(self, bad: set[tuple[Part, int]]) -> None:
+        parts = self._parts()
+        ready = np.zeros((len(parts), self._blocks), np.bool_)
+        for number, part in enumerate(parts):
+            for block in range(self._blocks):
+                ready[number, block] = (part, block) in self._leases and (part, block) not in bad
+        lengths = restorable(self._layout, parts, ready)
+        self._blocks = lengths[-1] if lengths else 0
+        with self._residency.lock:
+            self._residency.counters.failed_loads += 1
+
+    def _count(self) -> None:
+        counters = self._residency.counters
+        with self._residency.lock:
+            counters.loaded_tokens += self.tokens
+            for lease in self._leases.values():
+                tier = HOST if lease.fetch is None else DISK
+                counters.loaded[tier] += 1
+                counters.loaded_bytes[tier] += lease.nbytes

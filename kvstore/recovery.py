@@ -1,0 +1,140 @@
+"""What an earlier life of the store left: found again by its index, or by its headers.
+
+The catalog is believed for a stripe whose slab it knows; a swapped or unindexed slab is read header
+by header.  Either way a frame counts only if its pages are its own (of two that claim a page the
+newer one stays), no tombstone covers it, and its chain reaches its root.  Payload is verified when
+it is first read.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from .disk import RECORD_PREFIX, DiskTier
+from .errors import FrameError
+from .frame import Header, parse, parse_record, verify_key
+from .index import NONE
+from .keys import frame_id
+from .residency import Residency
+from .stripe import Stripe
+from .tier import Place
+
+_log = logging.getLogger("kvstrata")
+
+IsDead = Callable[[Header, tuple[str, ...]], bool]
+"""Whether a tombstone covers a frame with these tags."""
+
+
+class Found(NamedTuple):
+    """A frame that an earlier life wrote, and where."""
+
+    header: Header
+    place: Place
+    tags: tuple[str, ...]
+
+
+def recover(residency: Residency, disk: DiskTier, is_dead: IsDead) -> int:
+    """Fill index, slabs and policy from what is on disk; how many frames were found again."""
+    if not disk.stripes:
+        return 0
+    known = disk.catalog.facts(b"stripe:")
+    indexed = set()
+    found: list[Found] = []
+    for number, stripe in enumerate(disk.stripes):
+        if known.get(_fact(number)) == stripe.superblock.slab:
+            indexed.add(number)
+        elif not stripe.is_new:
+            _log.warning("%s has no index: its headers are read", stripe.directory)
+            found.extend(_by_headers(number, stripe))
+    found.extend(_by_catalog(disk, indexed))
+    found = _newest(each for each in found if not is_dead(each.header, each.tags))
+    count = _enter(residency, disk, _with_own_pages(disk, found))
+    disk.catalog.state({_fact(n): s.superblock.slab for n, s in enumerate(disk.stripes)})
+    return count
+
+
+def _by_catalog(disk: DiskTier, indexed: set[int]) -> Iterator[Found]:
+    for fid, record in disk.catalog.scan():
+        try:
+            slot, number = RECORD_PREFIX.unpack_from(record)
+            if number not in indexed:
+                disk.catalog.delete(fid)
+                continue
+            stripe = disk.stripes[number]
+            length = int.from_bytes(
+                record[RECORD_PREFIX.size + 20 : RECORD_PREFIX.size + 24], "little"
+            )
+            end = RECORD_PREFIX.size + length
+            header = parse_record(
+                record[RECORD_PREFIX.size : end],
+                pages=stripe.slab.pages,
+                slab=stripe.superblock.seed,
+            )
+            tags = tuple(record[end:].decode().split("\0")) if len(record) > end else ()
+            yield Found(header, Place(number, slot), tags)
+        except (FrameError, UnicodeDecodeError, IndexError) as error:
+            _log.debug("a record of the index is not believed: %s", error)
+            disk.catalog.delete(fid)
+
+
+def _by_headers(number: int, stripe: Stripe) -> Iterator[Found]:
+    worthless = []
+    for slot, raw in stripe.scan():
+        try:
+            header = parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+            if not header.has_checksums:
+                raise FrameError("a payload without checksums never left its process")
+            tags = verify_key(header).tags if header.segments[0].is_inline else ()
+            yield Found(header, Place(number, slot), tags)
+        except FrameError as error:
+            _log.debug("slot %d of %s: %s", slot, stripe.directory, error)
+            worthless.append(slot)
+    stripe.wipe(worthless)
+
+
+def _newest(found: Iterable[Found]) -> list[Found]:
+    """One frame for each id, newest first."""
+    by_id: dict[bytes, Found] = {}
+    for each in found:
+        other = by_id.get(each.header.frame_id)
+        if other is None or other.header.generation < each.header.generation:
+            by_id[each.header.frame_id] = each
+    return sorted(by_id.values(), key=lambda each: -each.header.generation)
+
+
+def _with_own_pages(disk: DiskTier, found: list[Found]) -> list[Found]:
+    """Those whose slot and pages no newer frame has, claimed in their slabs."""
+    kept = []
+    for number, stripe in enumerate(disk.stripes):
+        here = [each for each in found if each.place.stripe == number]
+        claims = stripe.slab.restore([(each.place.slot, each.header.extents) for each in here])
+        for each, is_own in zip(here, claims, strict=True):
+            if is_own:
+                kept.append(each)
+            else:
+                disk.catalog.delete(each.header.frame_id)
+    return kept
+
+
+def _enter(residency: Residency, disk: DiskTier, found: list[Found]) -> int:
+    """Rows for the frames, parents first; a chain that breaks off is freed."""
+    count = 0
+    with residency.lock:
+        for header, place, tags in sorted(found, key=lambda each: each.header.position):
+            is_first = header.parent[:16] == header.root
+            parent = (
+                NONE if is_first else residency.index.find(frame_id(header.parent, header.part))
+            )
+            if parent == NONE and not is_first:
+                disk.give(place, header.frame_id)
+                continue
+            residency.restore(header, place, parent, tags)
+            count += 1
+        residency.generation = max(
+            (each.header.generation for each in found), default=residency.generation
+        )
+    return count
+
+
+def _fact(number: int) -> bytes:
+    return b"stripe:%d" % number

@@ -1,0 +1,154 @@
+"""One directory's slab: header slots in ``headers.kvs``, pages in ``pages.kvs``.
+
+Two files, so that a changed size moves nothing: either grows or shrinks at its end, and frames
+that still fit are kept.  Payload is written before its header, the header before anybody is told;
+whatever is read back is believed only when the header names the key and generation that the index
+expects and the payload's checksum, seeded with the frame id, is right.
+
+``slab`` (bookkeeping) belongs to the store's lock; reads and writes to any thread.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .breaker import Breaker
+from .errors import FrameError, TierError
+from .files import Bytes, OpenFile, aligned
+from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, slots_for
+from .superblock import Superblock
+
+_SCAN_SLOTS = 256
+_FORMAT_BYTES = 8 << 20
+
+
+class Stripe:
+    """The slab in one directory."""
+
+    def __init__(
+        self, directory: Path, nbytes: int, *, store: bytes, open_file: OpenFile, breaker: Breaker
+    ) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory = directory
+        self.breaker = breaker
+        self._headers = open_file(directory / "headers.kvs")
+        self._pages = open_file(directory / "pages.kvs")
+        self._scratch = threading.local()
+        slots = slots_for(nbytes)
+        pages = (nbytes - (slots + 1) * SLOT_BYTES) // PAGE_BYTES
+        self.is_new = (directory / "headers.kvs").stat().st_size == 0
+        self.superblock = self._open_superblock(slots, pages, store)
+        self._headers.resize((slots + 1) * SLOT_BYTES)
+        self._pages.resize(pages * PAGE_BYTES)
+        self._write_superblock()
+        self.slab = Slab(slots, pages)
+
+    def write(self, slot: int, header: bytes, payload: Sequence[Bytes]) -> None:
+        """Write a frame: payload, then header.  Payload arrays are aligned."""
+        for offset, data in _placed(self.slab.extents(slot), payload):
+            self._pages.write(offset, data)
+        self.write_header(slot, header)
+
+    def write_header(self, slot: int, header: bytes) -> None:
+        """Write a header slot."""
+        scratch = self._slot_buffer()
+        scratch[: len(header)] = np.frombuffer(header, np.uint8)
+        scratch[len(header) :] = 0
+        self._headers.write((slot + 1) * SLOT_BYTES, [scratch])
+
+    def read_header(self, slot: int) -> bytes:
+        """Read a header slot."""
+        scratch = self._slot_buffer()
+        self._headers.read((slot + 1) * SLOT_BYTES, [scratch])
+        return scratch.tobytes()
+
+    def read(self, extents: Sequence[Extent], into: Sequence[Bytes]) -> None:
+        """Read payload from the first byte of ``extents`` on into aligned arrays."""
+        for offset, data in _placed(extents, into):
+            self._pages.read(offset, data)
+
+    def wipe(self, slots: Sequence[int]) -> None:
+        """Overwrite headers, durably: what they named cannot come back."""
+        for slot in slots:
+            self.write_header(slot, b"")
+        self._headers.sync()
+
+    def scan(self) -> Iterator[tuple[int, memoryview]]:
+        """Header slots that hold something, in order."""
+        buffer = aligned(_SCAN_SLOTS * SLOT_BYTES)
+        for first in range(0, self.slab.slots, _SCAN_SLOTS):
+            count = min(_SCAN_SLOTS, self.slab.slots - first)
+            chunk = buffer[: count * SLOT_BYTES]
+            self._headers.read((first + 1) * SLOT_BYTES, [chunk])
+            for position in np.flatnonzero(chunk.reshape(count, SLOT_BYTES)[:, 0]).tolist():
+                header = chunk[position * SLOT_BYTES : (position + 1) * SLOT_BYTES].tobytes()
+                yield first + position, memoryview(header)
+
+    def sync(self) -> None:
+        """Return when all that was written is on the medium."""
+        self._pages.sync()
+        self._headers.sync()
+
+    def probe(self) -> bool:
+        """Whether the medium takes and gives back a superblock now."""
+        try:
+            self._write_superblock()
+            self._headers.sync()
+            return self._read_superblock() == self.superblock
+        except (TierError, FrameError):
+            return False
+
+    def format(self, extent: Extent) -> None:
+        """Write free pages once: a first write into fresh extents costs three times a second."""
+        zeros = aligned(_FORMAT_BYTES)
+        start, end = extent[0] * PAGE_BYTES, sum(extent) * PAGE_BYTES
+        for offset in range(start, end, _FORMAT_BYTES):
+            self._pages.write(offset, [zeros[: min(_FORMAT_BYTES, end - offset)]])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._pages.close()
+        self._headers.close()
+
+    def _open_superblock(self, slots: int, pages: int, store: bytes) -> Superblock:
+        if self.is_new:
+            return Superblock.new(slots, pages, store=store)
+        try:
+            old = self._read_superblock()
+        except FrameError:  # damaged: its frames still say what they are
+            return Superblock.new(slots, pages, store=store)
+        return Superblock(slots, pages, old.slab, store, old.created)
+
+    def _read_superblock(self) -> Superblock:
+        scratch = self._slot_buffer()
+        self._headers.read(0, [scratch])
+        return Superblock.parse(scratch.tobytes())
+
+    def _write_superblock(self) -> None:
+        scratch = self._slot_buffer()
+        scratch[:] = np.frombuffer(self.superblock.encode(), np.uint8)
+        self._headers.write(0, [scratch])
+
+    def _slot_buffer(self) -> Bytes:
+        buffer: Bytes | None = getattr(self._scratch, "buffer", None)
+        if buffer is None:
+            buffer = self._scratch.buffer = aligned(SLOT_BYTES)
+        return buffer
+
+
+def _placed(extents: Sequence[Extent], data: Sequence[Bytes]) -> Iterator[tuple[int, list[Bytes]]]:
+    """Cut ``data``, arrays end to end, along ``extents``: file offset and arrays of each."""
+    todo = list(reversed(data))
+    for page, count in extents:
+        room, part = count * PAGE_BYTES, []
+        while room and todo:
+            piece = todo.pop()
+            if piece.nbytes > room:
+                todo.append(piece[room:])
+                piece = piece[:room]
+            part.append(piece)
+            room -= piece.nbytes
+        if part:
+            yield page * PAGE_BYTES, part
