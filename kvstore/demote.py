@@ -8,7 +8,7 @@ the slab can believe it.
 import threading
 
 from ..compression.codec import Bytes, Codec
-from .disk import DiskTier
+from .disk import DiskTier, join_tags
 from .errors import TierError
 from .files import aligned
 from .frame import encode, parse
@@ -69,7 +69,9 @@ class Demotion:
                 residency.settle(row, place, length)
                 residency.counters.demoted += 1
                 residency.counters.demoted_bytes += length
-                self._disk.catalog.put(packed.header.frame_id, record + self._tags(row))
+                self._disk.catalog.put(
+                    packed.header.frame_id, record + join_tags(residency.tags_of(row))
+                )
                 return True
         self._undo(place, packed, was_written=bool(record))
         return False
@@ -84,9 +86,6 @@ class Demotion:
         with self._residency.lock:
             self._residency.counters.failed_writes += 1
             self._disk.give(place, packed.header.frame_id)
-
-    def _tags(self, row: int) -> bytes:
-        return "\0".join(self._residency.tags_of(row)).encode()
 
     def _seal(self, slot: int, nbytes: int) -> Sealed:
         host = self._residency.host

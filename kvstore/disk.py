@@ -82,8 +82,13 @@ class DiskTier:
         placed = header._replace(extents=stripe.slab.extents(place.slot))
         encoded = encode(placed, stripe.superblock.seed)
         stripe.write(place.slot, encoded, payload)
-        bare = encoded[: len(encoded) - len(header.inline)]
-        return RECORD_PREFIX.pack(place.slot, place.stripe) + bare
+        return _record(place, encoded[: len(encoded) - len(header.inline)])
+
+    def remember(self, place: Place, header: Header, tags: Sequence[str]) -> None:
+        """Queue the catalog's record of a frame whose header was read from its slot."""
+        encoded = encode(header, self.stripes[place.stripe].superblock.seed)
+        record = _record(place, encoded[: len(encoded) - len(header.inline)])
+        self.catalog.put(header.frame_id, record + join_tags(tags))
 
     def wipe(self, place: Place) -> None:
         """Overwrite a header that was written for a frame that is gone by now."""
@@ -129,3 +134,12 @@ class DiskTier:
             stripe.close()
         if self._catalog is not None:
             self._catalog.close()
+
+
+def join_tags(tags: Sequence[str]) -> bytes:
+    """Tags as they stand behind a record."""
+    return "\0".join(tags).encode()
+
+
+def _record(place: Place, bare: bytes) -> bytes:
+    return RECORD_PREFIX.pack(place.slot, place.stripe) + bare

@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from .demote import Demotion
-from .disk import DiskTier
 from .errors import FrameError, TierError
 from .fetch import Fetch
 from .frame import encode
 from .payload import is_plain, sectors
 from .residency import Residency
+from .stripe import Stripe
 
 _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
@@ -31,15 +31,16 @@ class Mover:
     def __init__(
         self,
         residency: Residency,
-        disk: DiskTier,
         *,
         demotion: Demotion,
+        settle: Callable[[int], None],
         readers: int,
         writers: int,
     ) -> None:
         self._residency = residency
-        self._disk = disk
+        self._disk = disk = residency.disk
         self._demotion = demotion
+        self._settle = settle  # what a stripe is owed before it serves again
         self._changed = threading.Condition()
         self._closing = False
         self._reads: list[deque[Fetch]] = [deque() for _ in disk.stripes]
@@ -155,7 +156,7 @@ class Mover:
 
     def _commit(self) -> None:
         try:
-            if self._disk.catalog.has_queued:
+            if self._disk.stripes and self._disk.catalog.has_queued:
                 self._disk.catalog.commit()
         except TierError as error:
             for stripe in self._disk.stripes:
@@ -164,6 +165,19 @@ class Mover:
     def _keep_house(self) -> None:
         with self._residency.lock:
             self._residency.expire()
-        for stripe in self._disk.stripes:
+        for number, stripe in enumerate(self._disk.stripes):
             if stripe.breaker.wants_probe:
-                stripe.breaker.probed(stripe.probe())
+                self._probe(number, stripe)
+
+    def _probe(self, number: int, stripe: Stripe) -> None:
+        is_well = stripe.probe()
+        if is_well:
+            try:
+                self._settle(number)
+            except TierError:
+                is_well = False
+        stripe.breaker.probed(is_well)
+        if is_well:
+            with self._residency.lock:
+                dirty = self._residency.dirty()
+            self.store(dirty, [self._residency.index.generation[row] for row in dirty])

@@ -7,7 +7,7 @@ it is first read.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
 
 from .disk import RECORD_PREFIX, DiskTier
@@ -21,8 +21,8 @@ from .tier import Place
 
 _log = logging.getLogger("kvstrata")
 
-IsDead = Callable[[Header, tuple[str, ...]], bool]
-"""Whether a tombstone covers a frame with these tags."""
+Living = Callable[[Iterable["Found"]], Iterable["Found"]]
+"""Leaves out what tombstones cover."""
 
 
 class Found(NamedTuple):
@@ -33,23 +33,34 @@ class Found(NamedTuple):
     tags: tuple[str, ...]
 
 
-def recover(residency: Residency, disk: DiskTier, is_dead: IsDead) -> int:
+def recover(residency: Residency, disk: DiskTier, living: Living) -> int:
     """Fill index, slabs and policy from what is on disk; how many frames were found again."""
     if not disk.stripes:
         return 0
-    known = disk.catalog.facts(b"stripe:")
-    indexed = set()
+    facts = disk.catalog.facts()
+    seen: dict[int, list[int]] = {}
     found: list[Found] = []
     for number, stripe in enumerate(disk.stripes):
-        if known.get(_fact(number)) == stripe.superblock.slab:
-            indexed.add(number)
-        elif not stripe.is_new:
+        if facts.get(_fact(number)) != stripe.superblock.slab and not stripe.is_new:
             _log.warning("%s has no index: its headers are read", stripe.directory)
-            found.extend(_by_headers(number, stripe))
+            seen[number] = []
+            found.extend(_by_headers(number, stripe, seen[number]))
+    indexed = set(range(len(disk.stripes))) - set(seen)
     found.extend(_by_catalog(disk, indexed))
-    found = _newest(each for each in found if not is_dead(each.header, each.tags))
-    count = _enter(residency, disk, _with_own_pages(disk, found))
-    disk.catalog.state({_fact(n): s.superblock.slab for n, s in enumerate(disk.stripes)})
+    opens = int.from_bytes(facts.get(b"opens", b""), "little") + 1
+    newest = max((each.header.generation for each in found), default=0)
+    with residency.lock:
+        # above whatever lies in a slot unseen: no generation is given twice
+        residency.generation = max(opens << 32, newest, residency.generation)
+        kept = _with_own_pages(disk, _newest(living(found)))
+        count = _enter(residency, disk, kept, seen)
+    for number, slots in seen.items():
+        stripe = disk.stripes[number]
+        stripe.wipe([slot for slot in slots if not stripe.slab.is_taken(slot)])
+    disk.catalog.state(
+        {_fact(n): s.superblock.slab for n, s in enumerate(disk.stripes)}
+        | {b"opens": opens.to_bytes(8, "little")}
+    )
     return count
 
 
@@ -77,9 +88,10 @@ def _by_catalog(disk: DiskTier, indexed: set[int]) -> Iterator[Found]:
             disk.catalog.delete(fid)
 
 
-def _by_headers(number: int, stripe: Stripe) -> Iterator[Found]:
-    worthless = []
+def _by_headers(number: int, stripe: Stripe, seen: list[int]) -> Iterator[Found]:
+    """The frames whose headers verify; ``seen`` gets every slot that holds something."""
     for slot, raw in stripe.scan():
+        seen.append(slot)
         try:
             header = parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
             if not header.has_checksums:
@@ -88,8 +100,6 @@ def _by_headers(number: int, stripe: Stripe) -> Iterator[Found]:
             yield Found(header, Place(number, slot), tags)
         except FrameError as error:
             _log.debug("slot %d of %s: %s", slot, stripe.directory, error)
-            worthless.append(slot)
-    stripe.wipe(worthless)
 
 
 def _newest(found: Iterable[Found]) -> list[Found]:
@@ -116,23 +126,21 @@ def _with_own_pages(disk: DiskTier, found: list[Found]) -> list[Found]:
     return kept
 
 
-def _enter(residency: Residency, disk: DiskTier, found: list[Found]) -> int:
+def _enter(
+    residency: Residency, disk: DiskTier, found: list[Found], unindexed: Container[int]
+) -> int:
     """Rows for the frames, parents first; a chain that breaks off is freed."""
     count = 0
-    with residency.lock:
-        for header, place, tags in sorted(found, key=lambda each: each.header.position):
-            is_first = header.parent[:16] == header.root
-            parent = (
-                NONE if is_first else residency.index.find(frame_id(header.parent, header.part))
-            )
-            if parent == NONE and not is_first:
-                disk.give(place, header.frame_id)
-                continue
-            residency.restore(header, place, parent, tags)
-            count += 1
-        residency.generation = max(
-            (each.header.generation for each in found), default=residency.generation
-        )
+    for header, place, tags in sorted(found, key=lambda each: each.header.position):
+        is_first = header.parent[:16] == header.root
+        parent = NONE if is_first else residency.index.find(frame_id(header.parent, header.part))
+        if parent == NONE and not is_first:
+            disk.give(place, header.frame_id)
+            continue
+        residency.restore(header, place, parent, tags)
+        if place.stripe in unindexed:
+            disk.remember(place, header, tags)
+        count += 1
     return count
 
 

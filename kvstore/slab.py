@@ -147,6 +147,10 @@ class Slab:
         else:
             self._free(slot)
 
+    def is_taken(self, slot: int) -> bool:
+        """Whether a frame has the place."""
+        return self._count[slot] > 0
+
     def lease(self, slot: int) -> None:
         """Keep a place from being used again: a reader or an I/O has it."""
         self._leases[slot] += 1

@@ -12,11 +12,12 @@ I/O never do.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from . import keys
+from .dropping import Dropping, Receipt
 from .errors import ArgumentError
 from .hit import Hit
 from .identity import Identity
 from .index import NONE
-from .keys import Tokens
+from .keys import Tokens, tenant_id
 from .layout import EXACT, Part
 from .loading import Loading
 from .mover import Mover
@@ -24,6 +25,8 @@ from .pages import Pages
 from .plan import Plan
 from .residency import Residency
 from .saving import Attachments, Batch, Saving, Terms
+from .settings import Settings
+from .tombstones import Kind, Tombstone, tag_subject
 
 _FOREVER = 1 << 62
 
@@ -36,19 +39,19 @@ class Space:
         identity: Identity,
         residency: Residency,
         *,
-        mover: Mover | None,
-        write_behind: bool,
-        ttl_s: float,
-        deadline_s: float,
+        mover: Mover,
+        dropping: Dropping,
+        settings: Settings,
     ) -> None:
         self.identity = identity
         self.layout = identity.layout
         self.root = identity.root
         self._residency = residency
         self._mover = mover
-        self._write_behind = write_behind and not identity.is_private
-        self._ttl_s = ttl_s
-        self._deadline_s = deadline_s
+        self._dropping = dropping
+        self._write_behind = settings.write == "behind" and not identity.is_private
+        self._ttl_s = settings.ttl
+        self._deadline_s = settings.deadline
         self._parts = tuple(
             Part(group, shard)
             for group in range(len(self.layout.groups))
@@ -79,7 +82,7 @@ class Space:
                 self._held[owner] = hit, joined + 1
                 return hit
         held = self._loading.hold(plan, _FOREVER if at_most is None else at_most)
-        if self._mover is not None and held.fetches:
+        if held.fetches:
             self._mover.load(held.fetches)
         hit = Hit(
             self._residency,
@@ -136,7 +139,7 @@ class Space:
             start // self.layout.block_tokens,
         )
         stored, rows = self._saving.save(batch, pages, terms)
-        if self._write_behind and self._mover is not None and rows:
+        if self._write_behind and rows:
             self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
         return stored
 
@@ -159,12 +162,62 @@ class Space:
     def prefetch(self, tokens: Tokens) -> int:
         """Begin to bring a prompt's blocks into host memory; how many reads were started."""
         held = self._loading.hold(self.match(tokens), _FOREVER)
-        if self._mover is not None and held.fetches:
+        if held.fetches:
             self._mover.load(held.fetches)
         with self._residency.lock:
             for lease in held.leases.values():
                 self._residency.release(lease.row, lease.generation, lease.slot)
         return len(held.fetches)
+
+    def drop(
+        self,
+        *,
+        prefix: Tokens | None = None,
+        blocks: Sequence[bytes] = (),
+        tag: str | None = None,
+        overwrite: bool = False,
+    ) -> Receipt:
+        """Drop a prefix with all that continues it, blocks by key, or this tenant's tag, for good.
+
+        The last full block of ``prefix`` and everything computed after it goes; ``blocks`` are keys
+        of blocks, likewise with what continues them; a ``tag`` is looked for in every identity of
+        the tenant.  One of the three is given.  ``overwrite`` zeroes the payload too.  Returns when
+        nothing can bring the blocks back; raises ArgumentError where nothing is named.
+        """
+        named = list(blocks)
+        if prefix is not None:
+            named += self._keys(prefix, None)[-1:]
+        if bool(named) == (tag is not None):
+            raise ArgumentError("name what to drop: a prefix of a block or more, keys, or a tag")
+        if tag is not None:
+            return self._drop_tag(tag, overwrite=overwrite)
+        return self._dropping.drop(
+            lambda generation: [
+                Tombstone(Kind.KEY, key, generation, self._residency.clock()) for key in named
+            ],
+            lambda: [
+                row
+                for key in named
+                for part in self._parts
+                if (row := self._residency.index.find(key + bytes(part))) != NONE
+            ],
+            overwrite=overwrite,
+        )
+
+    def _drop_tag(self, tag: str, *, overwrite: bool) -> Receipt:
+        residency = self._residency
+        tenant = tenant_id(self.identity.tenant)
+        subject = tag_subject(tenant, tag)
+
+        def rows() -> list[int]:
+            number = residency.tenant_number(tenant)
+            return [r for r in residency.tags.get(tag, ()) if residency.index.tenant[r] == number]
+
+        return self._dropping.drop(
+            lambda generation: [Tombstone(Kind.TAG, subject, generation, residency.clock())],
+            rows,
+            overwrite=overwrite,
+        )
 
     def _keys(self, tokens: Tokens, extras: Mapping[int, bytes] | None) -> list[bytes]:
         return keys.chain(self.root, tokens, self.layout.block_tokens, extras)

@@ -17,18 +17,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from ..compression.codecs import CODECS
 from ..eviction.policies import POLICIES
 from .breaker import Breaker
 from .catalog import Catalog
 from .demote import Demotion
 from .disk import DiskTier
+from .dropping import Dropping, Receipt
+from .drops import Drops
 from .errors import StoreBusyError, StoreClosedError, TierError
 from .files import BlockFile, DirectFile, OpenFile
 from .ghosts import Ghosts
 from .host import HostTier
 from .identity import Identity
 from .index import DISK, HOST, TIERS, Index
+from .keys import tenant_id
 from .layout import Layout
 from .mover import Mover
 from .recovery import recover
@@ -38,6 +43,7 @@ from .slab import PAGE_BYTES, slots_for
 from .space import Space
 from .stats import Counters, Stats, TierStats
 from .stripe import Stripe
+from .tombstones import Kind, Tombstone
 from .units import format_size
 
 _log = logging.getLogger("kvstrata")
@@ -86,18 +92,21 @@ class Store:
             counters=self.counters,
             clock=clock,
         )
-        self.recovered = recover(self._residency, self._disk, lambda header, tags: False)
+        drops = Drops(self._disk, _refuge(self._disk))
+        self._residency.generation = drops.generation
+        self.recovered = recover(self._residency, self._disk, drops.living)
+        self._dropping = Dropping(self._residency, drops)
         self._layouts: dict[bytes, Layout] = {}
         self._spaces: dict[bytes, Space] = {}
         self._mover = Mover(
             self._residency,
-            self._disk,
             demotion=Demotion(
                 self._residency,
                 self._disk,
                 codec=CODECS[self.settings.codec],
                 layouts=self._layouts,
             ),
+            settle=self._dropping.settle,
             readers=self.settings.readers,
             writers=self.settings.writers,
         )
@@ -113,9 +122,8 @@ class Store:
                 identity,
                 self._residency,
                 mover=self._mover,
-                write_behind=self.settings.write == "behind",
-                ttl_s=self.settings.ttl,
-                deadline_s=self.settings.deadline,
+                dropping=self._dropping,
+                settings=self.settings,
             )
             self._spaces[identity.root] = space
             self._layouts[identity.root[:16]] = identity.layout
@@ -148,6 +156,28 @@ class Store:
         """Remove what has expired now; how many blocks."""
         with self._residency.lock:
             return self._residency.expire()
+
+    def drop_tenant(self, tenant: str, *, overwrite: bool = False) -> Receipt:
+        """Drop everything that a tenant has, of every identity.
+
+        ``overwrite`` zeroes the payload too, which takes as long as writing it did.
+        """
+        self._check_open()
+        subject = tenant_id(tenant)
+        residency = self._residency
+
+        def rows() -> list[int]:
+            number = residency.tenant_number(subject)
+            everything = residency.index.rows()
+            here = np.asarray(residency.index.tenant)[everything] == number
+            found: list[int] = everything[here].tolist()
+            return found
+
+        return self._dropping.drop(
+            lambda generation: [Tombstone(Kind.TENANT, subject, generation, self._clock())],
+            rows,
+            overwrite=overwrite,
+        )
 
     def stats(self) -> Stats:
         """The store at this moment."""
@@ -242,6 +272,14 @@ class Store:
             for directory in directories
         ]
         return DiskTier(stripes, catalog)
+
+
+def _refuge(disk: DiskTier) -> Path:
+    """Where drops are remembered while no stripe can be reached: the XDG state directory."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    base = state if state.is_absolute() else Path("~/.local/state").expanduser()
+    store = disk.stripes[0].superblock.store.hex() if disk.stripes else "memory"
+    return base / "kvstrata" / f"{store}.kvs"
 
 
 def _lock(directory: Path) -> int:

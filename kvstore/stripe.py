@@ -8,8 +8,10 @@ expects and the payload's checksum, seeded with the frame id, is right.
 ``slab`` (bookkeeping) belongs to the store's lock; reads and writes to any thread.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, slots_for
 from .superblock import Superblock
 
 _SCAN_SLOTS = 256
-_FORMAT_BYTES = 8 << 20
+_ZERO_BYTES = 8 << 20
 
 
 class Stripe:
@@ -100,12 +102,20 @@ class Stripe:
         except (TierError, FrameError):
             return False
 
-    def format(self, extent: Extent) -> None:
-        """Write free pages once: a first write into fresh extents costs three times a second."""
-        zeros = aligned(_FORMAT_BYTES)
-        start, end = extent[0] * PAGE_BYTES, sum(extent) * PAGE_BYTES
-        for offset in range(start, end, _FORMAT_BYTES):
-            self._pages.write(offset, [zeros[: min(_FORMAT_BYTES, end - offset)]])
+    def zero(self, slot: int) -> None:
+        """Overwrite the pages of a place."""
+        zeros = aligned(_ZERO_BYTES)
+        for page, count in self.slab.extents(slot):
+            start, end = page * PAGE_BYTES, (page + count) * PAGE_BYTES
+            for offset in range(start, end, _ZERO_BYTES):
+                self._pages.write(offset, [zeros[: min(_ZERO_BYTES, end - offset)]])
+
+    def forget_everything(self) -> None:
+        """Take a new uuid, with which no header that is there verifies any more."""
+        self.superblock = replace(self.superblock, slab=os.urandom(16))
+        self._write_superblock()
+        self._headers.sync()
+        self.is_new = True
 
     def close(self) -> None:
         """Close the files."""

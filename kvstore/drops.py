@@ -1,0 +1,202 @@
+"""What was dropped, remembered on every stripe for as long as an old header could bring it back.
+
+Each stripe's directory has a log of tombstones (``tombstones.py``, docs/format.md).  A drop is
+written to every log that can be reached and synced before it is acknowledged, and when a store
+opens, the tombstones of all logs count for all stripes: one that was out of reach learns of the
+drop before it serves again.  Where no stripe can be reached, the refuge takes the record, a log in
+the user's state directory.
+
+A stripe whose log is damaged or missing does not know what was dropped: it forgets everything.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from .disk import DiskTier
+from .errors import TierError
+from .recovery import Found
+from .stripe import Stripe
+from .tombstones import (
+    Kind,
+    State,
+    Tombstone,
+    encode_head,
+    encode_records,
+    parse,
+    tag_subject,
+)
+
+_log = logging.getLogger("kvstrata")
+
+_NAME = "tombstones.kvs"
+
+
+class Log:
+    """One append-only file of tombstones beside the slab with this uuid."""
+
+    def __init__(self, path: Path, slab: bytes, *, is_new: bool) -> None:
+        self._path = path
+        self._slab = slab
+        self.records: set[Tombstone] = set()
+        self.is_damaged = False
+        self._end, self._seed = 0, 0
+        data = _read(path)
+        if not data and is_new:
+            self.restart([])
+            return
+        parsed = parse(data, slab)
+        self.records = set(parsed.records)
+        self.is_damaged = parsed.state is State.DAMAGED
+        self._end, self._seed = parsed.end, parsed.seed
+
+    def append(self, tombstones: Sequence[Tombstone]) -> None:
+        """Add what is not there yet, durably; raises TierError."""
+        new = [each for each in tombstones if each not in self.records]
+        if not new:
+            return
+        data, seed = encode_records(new, self._seed)
+        try:
+            with self._path.open("r+b") as file:
+                file.truncate(self._end)
+                file.seek(self._end)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise TierError(f"cannot write {self._path}: {error.strerror}") from error
+        self.records.update(new)
+        self._end += len(data)
+        self._seed = seed
+
+    def restart(self, tombstones: Sequence[Tombstone]) -> None:
+        """A new log in the place of the old one, durably; raises TierError."""
+        head, seed = encode_head(self._slab)
+        data, self._seed = encode_records(tombstones, seed)
+        try:
+            temporary = self._path.with_suffix(".new")
+            with temporary.open("wb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.write(head + data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            _sync_directory(self._path.parent)
+        except OSError as error:
+            raise TierError(f"cannot write {self._path}: {error.strerror}") from error
+        self.records = set(tombstones)
+        self._end = len(head) + len(data)
+        self.is_damaged = False
+
+
+class Drops:
+    """The tombstones of a store.  One thread at a time (``Dropping`` sees to it)."""
+
+    def __init__(self, disk: DiskTier, refuge: Path) -> None:
+        self._disk = disk
+        self._refuge = refuge
+        self._logs = [_open_log(stripe) for stripe in disk.stripes]
+        refuge_log = [Log(refuge, bytes(16), is_new=False)] if refuge.exists() else []
+        self.records = set[Tombstone]().union(*(log.records for log in (*self._logs, *refuge_log)))
+        for log in self._logs:
+            log.append(sorted(self.records))
+        if refuge_log and self._logs:
+            refuge.unlink()
+
+    @property
+    def generation(self) -> int:
+        """The newest generation that some tombstone covers."""
+        return max((record.generation for record in self.records), default=0)
+
+    def add(self, tombstones: Sequence[Tombstone], unreachable: set[int]) -> None:
+        """Remember drops, durably, on every stripe but those."""
+        written = 0
+        for number, log in enumerate(self._logs):
+            if number not in unreachable:
+                try:
+                    log.append(tombstones)
+                    written += 1
+                except TierError as error:
+                    self._disk.stripes[number].breaker.failure(str(error))
+                    unreachable.add(number)
+        if self._logs and not written:
+            self._refuge.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = Log(self._refuge, bytes(16), is_new=True)
+            log.append(tombstones)
+        self.records.update(tombstones)
+
+    def catch_up(self, stripe: int) -> None:
+        """Tell a stripe that can be reached again what it missed; raises TierError."""
+        self._logs[stripe].append(sorted(self.records))
+
+    def living(self, found: Iterable[Found]) -> Iterator[Found]:
+        """The frames that no tombstone covers."""
+        everything = list(found)
+        reach = self._reach(everything)
+        for each in everything:
+            if each.header.generation > max(self._limit(each), reach.get(each.header.key, 0)):
+                yield each
+
+    def _limit(self, found: Found) -> int:
+        """The generation up to which a frame is dead by its root, its tenant or its tags."""
+        header, _, tags = found
+        subjects = [(Kind.ROOT, header.root), (Kind.TENANT, header.tenant)]
+        subjects += [(Kind.TAG, tag_subject(header.tenant, tag)) for tag in tags]
+        limits = self._limits
+        return max(limits.get(subject, 0) for subject in subjects)
+
+    def _reach(self, found: Sequence[Found]) -> dict[bytes, int]:
+        """For each key the generation up to which it is dead, its own or an ancestor's."""
+        limits = {s: g for (kind, s), g in self._limits.items() if kind is Kind.KEY}
+        if not limits:
+            return {}
+        parents = {each.header.key: each.header.parent for each in found}
+        reach: dict[bytes, int] = {}
+        for key in parents:
+            path = []
+            while key in parents and key not in reach:
+                path.append(key)
+                key = parents[key]
+            limit = reach.get(key, limits.get(key, 0))
+            for step in reversed(path):
+                limit = max(limit, limits.get(step, 0))
+                reach[step] = limit
+        return reach
+
+    @property
+    def _limits(self) -> dict[tuple[Kind, bytes], int]:
+        limits: dict[tuple[Kind, bytes], int] = {}
+        for record in self.records:
+            what = record.kind, record.subject
+            limits[what] = max(record.generation, limits.get(what, 0))
+        return limits
+
+
+def _open_log(stripe: Stripe) -> Log:
+    path = stripe.directory / _NAME
+    log = Log(path, stripe.superblock.slab, is_new=stripe.is_new)
+    if log.is_damaged:
+        _log.warning("%s does not say what was dropped: the stripe forgets everything", path)
+        stripe.forget_everything()
+        records = sorted(log.records)
+        log = Log(path, stripe.superblock.slab, is_new=True)
+        log.restart(records)
+    return log
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise TierError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
