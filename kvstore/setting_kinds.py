@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..compression.codecs import CODECS
+from ..eviction.policies import POLICIES
 from .units import format_duration, format_size, parse_duration, parse_size
 
 MEMORY_MIN = 1 << 20
@@ -19,7 +21,6 @@ MEMORY_MIN = 1 << 20
 _THREADS_MAX = 64
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ONE_SIZE = "a size such as 20GiB, 512MiB or a number of bytes"
 _ONE_DURATION = "a duration such as 500ms, 30s, 10m, 2h or a number of seconds"
 
@@ -93,10 +94,6 @@ def _level(value: object) -> str | None:
     return level if level in _LEVELS else None
 
 
-def _name(value: object) -> str | None:
-    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
-
-
 def _show_directories(directories: Sequence[Path]) -> str:
     return os.pathsep.join(map(str, directories)) or "none"
 
@@ -111,8 +108,8 @@ KINDS: Mapping[str, Kind] = {
         _show_directories,
     ),
     "write": Kind("behind or none", _one_of("behind", "none")),
-    "codec": Kind("the name of a codec, such as raw or plane-huff", _name),
-    "policy": Kind("the name of a policy, such as lru", _name),
+    "codec": Kind(f"one of {', '.join(CODECS)}", _one_of(*CODECS)),
+    "policy": Kind(f"one of {', '.join(POLICIES)}", _one_of(*POLICIES)),
     "ttl": Kind(f"{_ONE_DURATION}, 0 for none", _duration, format_duration),
     "deadline": Kind(f"{_ONE_DURATION}, 1ms or more", _at_least(0.001, _duration), format_duration),
     "readers": Kind(f"a number of threads from 1 to {_THREADS_MAX}", _threads),

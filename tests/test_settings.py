@@ -138,8 +138,8 @@ def test_a_directory_is_made_absolute_and_the_home_is_filled_in() -> None:
         ("deadline", 0, "1ms or more"),
         ("write", "through", "behind or none"),
         ("direct_io", "on", "auto or off"),
-        ("codec", "Raw Bytes", "the name of a codec"),
-        ("policy", "", "the name of a policy"),
+        ("codec", "zip", "one of raw, plane-huff"),
+        ("policy", "", "one of lru"),
         ("readers", 0, "from 1 to 64"),
         ("writers", 65, "from 1 to 64"),
         ("writers", "many", "from 1 to 64"),
@@ -222,9 +222,9 @@ def test_a_file_that_is_no_toml_stops_the_program(tmp_path: Path, content: bytes
 
 
 def test_the_store_can_refuse_a_setting_in_the_same_words() -> None:
-    settings = load(environ={"KVSTRATA_CODEC": "zip"})
-    assert str(settings.refuse("codec", "one of raw, plane-huff")) == (
-        "codec = zip (environment variable KVSTRATA_CODEC): expected one of raw, plane-huff"
+    settings = load(environ={"KVSTRATA_MEMORY": "8MiB"})
+    assert str(settings.refuse("memory", "room for the index")) == (
+        "memory = 8 MiB (environment variable KVSTRATA_MEMORY): expected room for the index"
     )
 
 
