@@ -6,7 +6,7 @@ sync (2 us each); a stale catalog is harmless, because a frame is believed only 
 the slab says the same.  LMDB holds the index and never the values: as a value store its puts go
 from 19 ms to 1.4 s as its free list grows.
 
-``put``, ``delete`` and ``pending`` may be called by any thread; ``commit`` and ``sync`` by one.
+Any thread may call.
 """
 
 import threading
@@ -29,6 +29,7 @@ class Catalog:
     def __init__(self, directory: Path, *, map_bytes: int) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        self._committing = threading.Lock()
         self._queued: dict[bytes, bytes | None] = {}
         try:
             self._env = lmdb.open(
@@ -39,6 +40,7 @@ class Catalog:
                 sync=False,
                 metasync=False,
             )
+            self._check_length(directory)
             self._frames = self._env.open_db(b"frames")
             self._facts = self._env.open_db(b"facts")
         except lmdb.Error as error:
@@ -61,16 +63,17 @@ class Catalog:
 
     def commit(self) -> None:
         """Write what is queued, in transactions short enough that nobody waits for them."""
-        with self._lock:
-            queued, self._queued = self._queued, {}
-        items = list(queued.items())
-        try:
-            for start in range(0, len(items), _TICK_RECORDS):
-                self._write(items[start : start + _TICK_RECORDS])
-        except lmdb.Error as error:
+        with self._committing:  # a second caller returns when the first one's batch is in, too
             with self._lock:
-                self._queued = {**queued, **self._queued}
-            raise TierError(f"the index cannot be written: {error}") from error
+                queued, self._queued = self._queued, {}
+            items = list(queued.items())
+            try:
+                for start in range(0, len(items), _TICK_RECORDS):
+                    self._write(items[start : start + _TICK_RECORDS])
+            except lmdb.Error as error:
+                with self._lock:
+                    self._queued = {**queued, **self._queued}
+                raise TierError(f"the index cannot be written: {error}") from error
 
     def sync(self) -> None:
         """Return when all that was committed is on disk."""
@@ -80,9 +83,12 @@ class Catalog:
             raise TierError(f"the index cannot be synced: {error}") from error
 
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every committed record."""
-        with self._env.begin(db=self._frames, buffers=False) as txn:
-            yield from txn.cursor()
+        """Every committed record; raises TierError where the file is damaged."""
+        try:
+            with self._env.begin(db=self._frames, buffers=False) as txn:
+                yield from txn.cursor()
+        except lmdb.Error as error:
+            raise TierError(f"the index cannot be read: {error}") from error
 
     def clear(self) -> None:
         """Forget every record."""
@@ -106,6 +112,14 @@ class Catalog:
     def close(self) -> None:
         """Close LMDB; what is queued and not committed is lost, as in a crash."""
         self._env.close()
+
+    def _check_length(self, directory: Path) -> None:
+        """A file that is cut off behind its mapped pages would end the process with a signal."""
+        info, page = self._env.info(), self._env.stat()["psize"]
+        length = (directory / "data.mdb").stat().st_size
+        if length < info["last_pgno"] * page:
+            self._env.close()
+            raise TierError(f"the index in {directory} is cut off at {length} bytes")
 
     def _write(self, items: list[tuple[bytes, bytes | None]]) -> None:
         with self._env.begin(write=True, db=self._frames) as txn:

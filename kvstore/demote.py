@@ -2,99 +2,115 @@
 
 The host copy is leased meanwhile and becomes a clean victim when it is done.  Its checksums are
 taken here, behind the save, and written into the host header too, so that a process that inherits
-the slab can believe it.
+the slab can believe it.  A block that is on disk already only gets the tags it was given since.
 """
 
 import threading
+from typing import NamedTuple
 
 from ..compression.codec import Bytes, Codec
-from .disk import DiskTier, join_tags
-from .errors import TierError
+from .errors import FrameError, TierError
 from .files import aligned
-from .frame import encode, parse
+from .frame import EXTENT_BYTES, Header, checksum, encode, parse
 from .index import ABSENT, DISK, HOST
 from .layout import Layout
+from .meta import encode_meta, parse_meta
 from .payload import RAW, Sealed, compress, seal, sectors
 from .residency import Residency
+from .slab import MAX_EXTENTS, SLOT_BYTES
 from .tier import Place
+
+
+class _Job(NamedTuple):
+    """A row to be written, its host slot leased."""
+
+    row: int
+    generation: int
+    slot: int
+    nbytes: int
+    tags: tuple[str, ...]
 
 
 class Demotion:
     """Writes rows to disk.  Several threads may call."""
 
-    def __init__(
-        self, residency: Residency, disk: DiskTier, *, codec: Codec, layouts: dict[bytes, Layout]
-    ) -> None:
+    def __init__(self, residency: Residency, *, codec: Codec, layouts: dict[bytes, Layout]) -> None:
         self._residency = residency
-        self._disk = disk
+        self._disk = residency.disk
         self._codec = codec
         self._layouts = layouts  # by the root's first 16 bytes: spaces opened in this process
         self._scratch = threading.local()
 
-    def write(self, row: int, generation: int) -> bool:
-        """Write one row; True if it is on disk afterwards."""
-        residency = self._residency
-        index = residency.index
+    def write(self, row: int, generation: int) -> None:
+        """Bring a row's copy on disk up to date, if it still is of that generation."""
+        residency, index = self._residency, self._residency.index
         with residency.lock:
             if not residency.is_current(row, generation):
-                return False
-            slot, nbytes = index.place[HOST][row], index.nbytes[HOST][row]
-            if slot == ABSENT or index.place[DISK][row] != ABSENT:
-                return slot == ABSENT
-            residency.host.slab.lease(slot)
-        try:
-            return self._write_leased(row, generation, slot, nbytes)
-        finally:
-            with residency.lock:
-                residency.release(row, generation, slot)
+                return
+            is_stale = row in residency.retagged
+            residency.retagged.discard(row)
+            tags = residency.marks.tags_of(row)
+            place = residency.disk_place(row)
+            slot = index.place[HOST][row]
+            if place.slot != ABSENT:
+                if not is_stale:
+                    return
+                self._disk.lease(place)
+            elif slot == ABSENT:
+                return
+            else:
+                residency.host.slab.lease(slot)
+            job = _Job(row, generation, slot, index.nbytes[HOST][row], tags)
+        if place.slot != ABSENT:
+            self._retag(place, tags)
+        else:
+            self._write(job)
 
-    def _write_leased(self, row: int, generation: int, slot: int, nbytes: int) -> bool:
+    def _write(self, job: _Job) -> None:
         residency = self._residency
-        sealed = self._seal(slot, nbytes)
-        packed = self._compress(sealed)
-        length = packed.header.payload_bytes
+        try:
+            sealed = self._seal(job)
+            packed = self._compress(sealed)
+        except FrameError:  # dropped since it was leased: the header is wiped
+            with residency.lock:
+                residency.release(job.row, job.generation, job.slot)
+            return
+        place = self._reserve(job, sealed, packed.header.payload_bytes)
+        record = self._try_write(place, packed) if place is not None else b""
         with residency.lock:
-            if not residency.is_current(row, generation):
-                return False
-            self._residency.host.write_header(slot, self._host_header(sealed))
-            place = residency.take_disk(length)
+            is_wanted = self._is_wanted(job)
+            if place is not None:
+                self._disk.release(place)
+                if record and is_wanted:
+                    residency.settle(job.row, place, packed.header.payload_bytes)
+                    self._disk.remember(packed.header.frame_id, record, job.tags)
+                    place = None
+            residency.release(job.row, job.generation, job.slot)
+        if place is not None:
+            self._undo(place, was_written=bool(record))
+
+    def _reserve(self, job: _Job, sealed: Sealed, nbytes: int) -> Place | None:
+        residency, host = self._residency, self._residency.host
+        with residency.lock:
+            if not self._is_wanted(job):
+                return None
+            host.write_header(job.slot, encode(sealed.header, host.superblock.seed))
+            place = residency.take_disk(nbytes)
             if place is None:
                 residency.counters.failed_writes += 1
-                return False
-            self._disk.lease(place)
-        record = self._try_write(place, packed)
-        with residency.lock:
-            self._disk.release(place)
-            if record and residency.is_current(row, generation):
-                residency.settle(row, place, length)
-                residency.counters.demoted += 1
-                residency.counters.demoted_bytes += length
-                self._disk.catalog.put(
-                    packed.header.frame_id, record + join_tags(residency.tags_of(row))
-                )
-                return True
-        self._undo(place, packed, was_written=bool(record))
-        return False
+            else:
+                self._disk.lease(place)
+            return place
 
-    def _undo(self, place: Place, packed: Sealed, *, was_written: bool) -> None:
-        """Give a place back; what was dropped meanwhile must leave no header behind."""
-        if was_written:
-            try:
-                self._disk.wipe(place)
-            except TierError as error:
-                self._disk.stripes[place.stripe].breaker.failure(str(error))
-        with self._residency.lock:
-            self._residency.counters.failed_writes += 1
-            self._disk.give(place, packed.header.frame_id)
+    def _is_wanted(self, job: _Job) -> bool:
+        place = self._residency.index.place[DISK]
+        return self._residency.is_current(job.row, job.generation) and place[job.row] == ABSENT
 
-    def _seal(self, slot: int, nbytes: int) -> Sealed:
+    def _seal(self, job: _Job) -> Sealed:
         host = self._residency.host
-        pieces = host.pieces(slot, sectors(nbytes))
-        header = parse(host.header(slot), pages=host.slab.pages, slab=host.superblock.seed)
-        return Sealed(seal(header, pieces), pieces)
-
-    def _host_header(self, sealed: Sealed) -> bytes:
-        return encode(sealed.header, self._residency.host.superblock.seed)
+        pieces = host.pieces(job.slot, sectors(job.nbytes))
+        header = parse(host.header(job.slot), pages=host.slab.pages, slab=host.superblock.seed)
+        return Sealed(seal(with_tags(header, job.tags), pieces), pieces)
 
     def _compress(self, sealed: Sealed) -> Sealed:
         layout = self._layouts.get(sealed.header.root)
@@ -113,8 +129,51 @@ class Demotion:
         breaker.success()
         return record
 
+    def _undo(self, place: Place, *, was_written: bool) -> None:
+        """Give a place back; what was dropped meanwhile must leave no header behind."""
+        if was_written:
+            try:
+                self._disk.wipe(place)
+            except TierError as error:
+                self._disk.stripes[place.stripe].breaker.failure(str(error))
+        with self._residency.lock:
+            self._residency.counters.failed_writes += not was_written
+            self._disk.give(place)
+
+    def _retag(self, place: Place, tags: tuple[str, ...]) -> None:
+        """Write a leased place's header anew, with these tags."""
+        try:
+            header = with_tags(self._disk.read_header(place), tags)
+            self._disk.remember(header.frame_id, self._disk.write_header(place, header), tags)
+        except TierError as error:
+            self._disk.stripes[place.stripe].breaker.failure(str(error))
+        except FrameError:
+            pass  # damaged: whoever reads it finds out
+        finally:
+            with self._residency.lock:
+                self._disk.release(place)
+
     def _buffer(self, nbytes: int) -> Bytes:
         buffer: Bytes | None = getattr(self._scratch, "buffer", None)
         if buffer is None or buffer.nbytes < nbytes:
             buffer = self._scratch.buffer = aligned(sectors(nbytes))
         return buffer[:nbytes]
+
+
+def with_tags(header: Header, tags: tuple[str, ...]) -> Header:
+    """The header with these tags in its meta segment, where there is room for them inline."""
+    first = header.segments[0]
+    if not first.is_inline:
+        return header
+    old = parse_meta(header.inline[: first.length])
+    if old.tags == tags:
+        return header
+    meta = encode_meta(old._replace(tags=tags))
+    longer = first._replace(length=len(meta), checksum=checksum(header.frame_id, meta))
+    changed = header._replace(segments=(longer, *header.segments[1:]), inline=meta)
+    return changed if len(meta) - first.length <= _room(header) else header
+
+
+def _room(header: Header) -> int:
+    """Bytes that are left in the header's slot, the longest list of extents reckoned in."""
+    return SLOT_BYTES - len(encode(header._replace(extents=()))) - EXTENT_BYTES * MAX_EXTENTS

@@ -23,8 +23,11 @@ RECORD_PREFIX = struct.Struct("<IB")
 class DiskTier:
     """Frames on one or several stripes; implements ``Tier``."""
 
-    def __init__(self, stripes: Sequence[Stripe], catalog: Catalog | None) -> None:
+    def __init__(
+        self, stripes: Sequence[Stripe], catalog: Catalog | None, *, is_written: bool = True
+    ) -> None:
         self.stripes = stripes
+        self._is_written = is_written
         self._catalog = catalog
 
     @property
@@ -35,8 +38,8 @@ class DiskTier:
 
     @property
     def takes_writes(self) -> bool:
-        """Whether some stripe works."""
-        return any(not stripe.breaker.is_open for stripe in self.stripes)
+        """Whether what is saved may go to disk now."""
+        return self._is_written and any(not stripe.breaker.is_open for stripe in self.stripes)
 
     def is_up(self, stripe: int) -> bool:
         """Whether a stripe may be read."""
@@ -59,10 +62,9 @@ class DiskTier:
                 return Place(number, slot)
         return None
 
-    def give(self, place: Place, fid: bytes) -> None:
-        """Take a place back, and its record."""
+    def give(self, place: Place) -> None:
+        """Take a place back, at once or when its last I/O has ended."""
         self.stripes[place.stripe].slab.give(place.slot)
-        self.catalog.delete(fid)
 
     def lease(self, place: Place) -> None:
         """Keep a place while an I/O is in flight."""
@@ -80,15 +82,28 @@ class DiskTier:
         """Write a frame whose payload arrays are whole sectors; the catalog's record of it."""
         stripe = self.stripes[place.stripe]
         placed = header._replace(extents=stripe.slab.extents(place.slot))
-        encoded = encode(placed, stripe.superblock.seed)
-        stripe.write(place.slot, encoded, payload)
-        return _record(place, encoded[: len(encoded) - len(header.inline)])
+        stripe.write(place.slot, encode(placed, stripe.superblock.seed), payload)
+        return self.record(place, placed)
 
-    def remember(self, place: Place, header: Header, tags: Sequence[str]) -> None:
-        """Queue the catalog's record of a frame whose header was read from its slot."""
+    def write_header(self, place: Place, header: Header) -> bytes:
+        """Write the header of a frame that is there anew; the catalog's record of it."""
+        stripe = self.stripes[place.stripe]
+        stripe.write_header(place.slot, encode(header, stripe.superblock.seed))
+        return self.record(place, header)
+
+    def record(self, place: Place, header: Header) -> bytes:
+        """The catalog's record of a frame whose header names the place's extents."""
         encoded = encode(header, self.stripes[place.stripe].superblock.seed)
-        record = _record(place, encoded[: len(encoded) - len(header.inline)])
-        self.catalog.put(header.frame_id, record + join_tags(tags))
+        bare = encoded[: len(encoded) - len(header.inline)]
+        return RECORD_PREFIX.pack(place.slot, place.stripe) + bare
+
+    def remember(self, fid: bytes, record: bytes, tags: Sequence[str]) -> None:
+        """Queue a record for the catalog."""
+        self.catalog.put(fid, record + "\0".join(tags).encode())
+
+    def forget(self, fid: bytes) -> None:
+        """Queue the end of a record."""
+        self.catalog.delete(fid)
 
     def wipe(self, place: Place) -> None:
         """Overwrite a header that was written for a frame that is gone by now."""
@@ -134,12 +149,3 @@ class DiskTier:
             stripe.close()
         if self._catalog is not None:
             self._catalog.close()
-
-
-def join_tags(tags: Sequence[str]) -> bytes:
-    """Tags as they stand behind a record."""
-    return "\0".join(tags).encode()
-
-
-def _record(place: Place, bare: bytes) -> bytes:
-    return RECORD_PREFIX.pack(place.slot, place.stripe) + bare

@@ -31,6 +31,7 @@ from .tombstones import (
 _log = logging.getLogger("kvstrata")
 
 _NAME = "tombstones.kvs"
+_NOWHERE = bytes(16)  # the refuge lies beside no slab
 
 
 class Log:
@@ -97,12 +98,11 @@ class Drops:
         self._disk = disk
         self._refuge = refuge
         self._logs = [_open_log(stripe) for stripe in disk.stripes]
-        refuge_log = [Log(refuge, bytes(16), is_new=False)] if refuge.exists() else []
-        self.records = set[Tombstone]().union(*(log.records for log in (*self._logs, *refuge_log)))
+        self.records = set[Tombstone]().union(*(log.records for log in self._logs))
+        if disk.stripes and refuge.exists():
+            self._empty_refuge()
         for log in self._logs:
             log.append(sorted(self.records))
-        if refuge_log and self._logs:
-            refuge.unlink()
 
     @property
     def generation(self) -> int:
@@ -122,8 +122,7 @@ class Drops:
                     unreachable.add(number)
         if self._logs and not written:
             self._refuge.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            log = Log(self._refuge, bytes(16), is_new=True)
-            log.append(tombstones)
+            Log(self._refuge, _NOWHERE, is_new=True).append(tombstones)
         self.records.update(tombstones)
 
     def catch_up(self, stripe: int) -> None:
@@ -164,6 +163,16 @@ class Drops:
                 reach[step] = limit
         return reach
 
+    def _empty_refuge(self) -> None:
+        log = Log(self._refuge, _NOWHERE, is_new=False)
+        if log.is_damaged:
+            _log.warning("%s does not say what was dropped: everything is forgotten", self._refuge)
+            self._logs = [_forget_everything(stripe, []) for stripe in self._disk.stripes]
+        self.records |= log.records
+        for log_here in self._logs:
+            log_here.append(sorted(self.records))
+        self._refuge.unlink()
+
     @property
     def _limits(self) -> dict[tuple[Kind, bytes], int]:
         limits: dict[tuple[Kind, bytes], int] = {}
@@ -178,10 +187,14 @@ def _open_log(stripe: Stripe) -> Log:
     log = Log(path, stripe.superblock.slab, is_new=stripe.is_new)
     if log.is_damaged:
         _log.warning("%s does not say what was dropped: the stripe forgets everything", path)
-        stripe.forget_everything()
-        records = sorted(log.records)
-        log = Log(path, stripe.superblock.slab, is_new=True)
-        log.restart(records)
+        return _forget_everything(stripe, sorted(log.records))
+    return log
+
+
+def _forget_everything(stripe: Stripe, records: Sequence[Tombstone]) -> Log:
+    stripe.forget_everything()
+    log = Log(stripe.directory / _NAME, stripe.superblock.slab, is_new=True)
+    log.restart(records)
     return log
 
 

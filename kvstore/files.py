@@ -98,8 +98,9 @@ class DirectFile:
             raise TierError(f"cannot give {self.path} {nbytes} bytes: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._fd)
+        """Close the descriptor; a thread that hangs in it must not go on with the next file's."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def _move(
         self,

@@ -20,29 +20,28 @@ class Reason(Enum):
 
 
 class Ghost(NamedTuple):
-    """A block that left: why, when (seconds since the epoch), and whose it was."""
+    """A block that left: why, when (seconds since the epoch), whose it was, for whom it went."""
 
     reason: Reason
     when: float
     tenant: int
-    policy: str
+    made_room_for: int
 
 
 class Ghosts:
     """The last ``limit`` blocks that left; one thread at a time (the store's lock)."""
 
-    def __init__(self, limit: int, *, since: float, policy: str) -> None:
+    def __init__(self, limit: int, *, since: float) -> None:
         self._limit = limit
-        self._policy = policy
         self._order: deque[bytes] = deque()
         self._ghosts: dict[bytes, Ghost] = {}
-        self.horizon = since
+        self.horizon = since  # 0: from the store's beginning
 
-    def add(self, fid: bytes, reason: Reason, when: float, tenant: int) -> None:
+    def add(self, fid: bytes, ghost: Ghost) -> None:
         """Remember why a block left."""
         if fid not in self._ghosts:
             self._order.append(fid)
-        self._ghosts[fid] = Ghost(reason, when, tenant, self._policy)
+        self._ghosts[fid] = ghost
         while len(self._order) > self._limit:
             oldest = self._ghosts.pop(self._order.popleft(), None)
             if oldest is not None:

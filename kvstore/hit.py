@@ -18,13 +18,15 @@ from .fetch import Fetch
 from .files import Bytes
 from .frame import parse
 from .index import DISK, HOST
-from .layout import Layout, Part
+from .layout import EXACT, Layout, Part
 from .pages import Pages
-from .payload import cut, decode, joined
+from .payload import attachments_of, cut, decode, joined
 from .plan import needed, restorable
+from .promotion import Promotion
 from .residency import Residency
 
 _BATCH = 16
+_FIRST = Part(0, 0)
 
 Leases = Mapping[tuple[Part, int], "Lease"]
 
@@ -37,6 +39,7 @@ class Lease(NamedTuple):
     slot: int
     nbytes: int
     is_plain: bool
+    fidelity: int
     fetch: Fetch | None
 
 
@@ -47,25 +50,26 @@ class Hit:
     blocks.  One thread at a time calls a hit; several hits may hold the same blocks.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a lease is made of
         self,
         residency: Residency,
-        layout: Layout,
+        promotion: Promotion,
         leases: Mapping[tuple[Part, int], Lease],
         *,
+        layout: Layout,
         blocks: int,
         deadline_s: float,
         is_last: Callable[[], bool],
     ) -> None:
         self._residency = residency
+        self._promotion = promotion
         self._layout = layout
         self._leases = dict(leases)
         self._blocks = blocks
         self._deadline_s = deadline_s
         self._is_last = is_last
         self._is_closed = False
-        rows = [lease.row for lease in leases.values()]
-        self.fidelity = min((residency.index.fidelity[row] for row in rows), default=255)
+        self.fidelity = min((lease.fidelity for lease in leases.values()), default=EXACT)
 
     @property
     def tokens(self) -> int:
@@ -93,6 +97,21 @@ class Hit:
             self._shorten(bad)
         self._count()
         return self.tokens
+
+    def attachments(self, block: int, part: Part = _FIRST) -> dict[str, Bytes]:
+        """What was saved beside a block, by name; empty where it was lost.  Copies."""
+        lease = self._leases[part, block]
+        if not self._arrived(lease, time.monotonic() + self._deadline_s):
+            return {}
+        host = self._residency.host
+        pieces = host.pieces(lease.slot, lease.nbytes)
+        try:
+            raw = host.header(lease.slot)
+            header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
+            return attachments_of(header, pieces)
+        except FrameError as error:
+            self._residency.quarantine(lease.row, lease.generation, str(error))
+            return {}
 
     def close(self) -> None:
         """End the leases."""
@@ -141,7 +160,7 @@ class Hit:
         if fetch.wait(max(0.0, deadline - time.monotonic())):
             return fetch.is_good
         with self._residency.lock:
-            self._residency.late(fetch)
+            self._promotion.late(fetch)
         return False
 
     def _scatter(
@@ -170,6 +189,8 @@ class Hit:
         length = self._layout.frame_bytes(part.group, tokens)
         pieces = host.pieces(lease.slot, lease.nbytes)
         if self._is_plain(lease):
+            if lease.nbytes < length:
+                raise FrameError(f"a base of at most {lease.nbytes} bytes where {length} belong")
             return joined(cut(pieces, 0, length))
         raw = host.header(lease.slot)
         header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)

@@ -13,13 +13,13 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentError
-from .slab import PAGE_BYTES, SLOT_BYTES, Slab, pages_for, slots_for
+from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, pages_for, slots_for
 from .superblock import Superblock
 
 Bytes = NDArray[np.uint8]
@@ -57,8 +57,12 @@ class HostTier:
 
     def pieces(self, slot: int, nbytes: int) -> list[Bytes]:
         """Views of the first ``nbytes`` of a place, one for each run of pages."""
+        return self.views(self.slab.extents(slot), nbytes)
+
+    def views(self, extents: Sequence[Extent], nbytes: int) -> list[Bytes]:
+        """Views of the first ``nbytes`` of runs of pages."""
         views = []
-        for page, count in self.slab.extents(slot):
+        for page, count in extents:
             start = self._pages_at + page * PAGE_BYTES
             views.append(self.memory[start : start + min(nbytes, count * PAGE_BYTES)])
             nbytes -= count * PAGE_BYTES
@@ -78,9 +82,13 @@ class HostTier:
 
     def give(self, slot: int) -> None:
         """Take a place back; its header is wiped now, its pages are free with the last lease."""
+        self.wipe(slot)
+        self.slab.give(slot)
+
+    def wipe(self, slot: int) -> None:
+        """Let nobody who inherits the slab find a frame in the slot."""
         start = (slot + 1) * SLOT_BYTES
         self._bytes[start : start + len(_WIPED)] = _WIPED
-        self.slab.give(slot)
 
     def scan(self) -> Iterator[tuple[int, memoryview]]:
         """Slots that hold something, with their headers."""

@@ -94,6 +94,12 @@ class Index:
             yield child
             child = self._next[child]
 
+    def roots(self) -> list[int]:
+        """Rows without a parent."""
+        rows = self.rows()
+        found: list[int] = rows[np.asarray(self.parent)[rows] == NONE].tolist()
+        return found
+
     def subtree(self, row: int) -> list[int]:
         """The row and all that hangs from it, parents before children."""
         rows = [row]

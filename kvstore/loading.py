@@ -16,6 +16,7 @@ from .hit import Lease
 from .index import ABSENT, HOST, NONE
 from .layout import EXACT, Layout, Part
 from .plan import Plan, State, needed, restorable
+from .promotion import Promotion
 from .residency import Residency
 
 
@@ -30,8 +31,11 @@ class Held(NamedTuple):
 class Loading:
     """Plans and leases for one space.  Any thread may call."""
 
-    def __init__(self, residency: Residency, layout: Layout, parts: tuple[Part, ...]) -> None:
+    def __init__(
+        self, residency: Residency, promotion: Promotion, layout: Layout, parts: tuple[Part, ...]
+    ) -> None:
         self._residency = residency
+        self._promotion = promotion
         self._layout = layout
         self._parts = parts
 
@@ -102,7 +106,7 @@ class Loading:
         if slot == ABSENT:
             if not residency.is_resident(row):
                 return None
-            fetch, is_new = residency.fetch(row)
+            fetch, is_new = self._promotion.fetch(row)
             if fetch is None:
                 return None
             if is_new:
@@ -111,7 +115,9 @@ class Loading:
         else:
             nbytes = index.nbytes[HOST][row]
         residency.host.slab.lease(slot)
-        return Lease(row, generation, slot, nbytes, bool(index.plain[row]), fetch)
+        return Lease(
+            row, generation, slot, nbytes, bool(index.plain[row]), index.fidelity[row], fetch
+        )
 
     def _trim(self, leases: dict[tuple[Part, int], Lease], blocks: int) -> None:
         """End the leases that restoring so many blocks does not need."""

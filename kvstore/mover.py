@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from .demote import Demotion
-from .errors import FrameError, TierError
+from .errors import ArgumentError, FrameError, TierError
 from .fetch import Fetch
 from .frame import encode
 from .payload import is_plain, sectors
+from .promotion import Promotion
 from .residency import Residency
 from .stripe import Stripe
+from .survey import dirty
 
 _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
@@ -31,6 +33,7 @@ class Mover:
     def __init__(
         self,
         residency: Residency,
+        promotion: Promotion,
         *,
         demotion: Demotion,
         settle: Callable[[int], None],
@@ -38,6 +41,7 @@ class Mover:
         writers: int,
     ) -> None:
         self._residency = residency
+        self._promotion = promotion
         self._disk = disk = residency.disk
         self._demotion = demotion
         self._settle = settle  # what a stripe is owed before it serves again
@@ -47,6 +51,7 @@ class Mover:
         self._writes: deque[tuple[int, int, int]] = deque()  # number, row, generation
         self._write_limit = 4 * residency.host.slab.slots
         self._number = 0
+        self._probing: set[int] = set()
         self._unwritten: set[int] = set()  # numbers of writes that have not ended
         self._threads = [
             threading.Thread(target=work, args=args, name=f"kvstrata-{name}", daemon=True)
@@ -121,10 +126,10 @@ class Mover:
             breaker.success()
         except TierError as error:
             breaker.failure(str(error))
-        except FrameError as error:
+        except (FrameError, ArgumentError) as error:  # the latter: no room for our extents
             residency.quarantine(fetch.parcel.row, source.generation, str(error))
         with residency.lock:
-            residency.land(fetch)
+            self._promotion.land(fetch)
         fetch.finish()
 
     def _write_loop(self) -> None:
@@ -137,10 +142,12 @@ class Mover:
                 if not self._writes:
                     continue
                 number, row, generation = self._writes.popleft()
-            self._demotion.write(row, generation)
-            with self._changed:
-                self._unwritten.discard(number)
-                self._changed.notify_all()
+            try:
+                self._demotion.write(row, generation)
+            finally:
+                with self._changed:
+                    self._unwritten.discard(number)
+                    self._changed.notify_all()
 
     def _house_loop(self) -> None:
         waited = 0.0
@@ -166,10 +173,15 @@ class Mover:
         with self._residency.lock:
             self._residency.expire()
         for number, stripe in enumerate(self._disk.stripes):
-            if stripe.breaker.wants_probe:
-                self._probe(number, stripe)
+            if stripe.breaker.wants_probe and number not in self._probing:
+                self._probing.add(number)
+                name = f"kvstrata-probe-{number}"
+                threading.Thread(
+                    target=self._probe, args=(number, stripe), name=name, daemon=True
+                ).start()
 
     def _probe(self, number: int, stripe: Stripe) -> None:
+        """Try a medium; on a thread of its own, for one that hangs would stop the house."""
         is_well = stripe.probe()
         if is_well:
             try:
@@ -179,5 +191,6 @@ class Mover:
         stripe.breaker.probed(is_well)
         if is_well:
             with self._residency.lock:
-                dirty = self._residency.dirty()
-            self.store(dirty, [self._residency.index.generation[row] for row in dirty])
+                rows = dirty(self._residency)
+            self.store(rows, [self._residency.index.generation[row] for row in rows])
+        self._probing.discard(number)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..compression.codec import BASE, REFINEMENT, Block, Bytes, Codec, Encoded, Segment
+from ..compression.codec import ATTACHMENT, BASE, REFINEMENT, Block, Bytes, Codec, Encoded, Segment
 from ..compression.codecs import CODECS_BY_NUMBER
 from .errors import FrameError
 from .files import ALIGNMENT
@@ -81,6 +81,16 @@ def meta_of(header: Header, pieces: Sequence[Bytes]) -> Meta:
     if first.is_inline:
         return verify_key(header)
     return verify_key(header, joined(cut(pieces, first.offset, first.length)).tobytes())
+
+
+def attachments_of(header: Header, pieces: Sequence[Bytes]) -> dict[str, Bytes]:
+    """Copies of a frame's attachments by name."""
+    names = meta_of(header, pieces).names
+    found = [s for s in header.segments if s.kind == ATTACHMENT]
+    return {
+        name: np.concatenate([np.empty(0, np.uint8), *cut(pieces, s.offset, s.length)])
+        for name, s in zip(names, found, strict=False)
+    }
 
 
 def compress(

@@ -14,19 +14,17 @@ A row whose last copy leaves is forgotten, and with it what hangs from it; ghost
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from heapq import heappop, heappush
-
-import numpy as np
 
 from ..eviction.policy import Action, Policy, Record
 from .disk import DiskTier
-from .fetch import Fetch, Source
 from .frame import Header
-from .ghosts import Ghosts, Reason
+from .ghosts import Ghost, Ghosts, Reason
 from .host import HostTier
 from .index import ABSENT, DISK, HOST, NONE, Index
+from .marks import Marks
 from .parcel import Parcel
-from .slab import PAGE_BYTES, Slab
+from .payload import is_plain
+from .slab import PAGE_BYTES
 from .stats import Counters
 from .tier import Place
 
@@ -59,12 +57,10 @@ class Residency:
         self.counters = counters
         self.clock = clock
         self.generation = 1
-        self.pins: dict[int, float] = {}  # row -> until when
-        self.tags: dict[str, set[int]] = {}
+        self.on_behalf_of = 0  # the tenant for whom room is being made
+        self.marks = Marks()
+        self.retagged: set[int] = set()  # rows whose stored tags are older than their marks
         self._tenants: dict[bytes, int] = {bytes(16): 0}
-        self._row_tags: dict[int, tuple[str, ...]] = {}
-        self.fetches: dict[int, Fetch] = {}
-        self._due: list[tuple[float, int, int]] = []  # when, row, generation: expiries and pins
         self._passed: set[int] = set()  # victims passed over, to be offered again on a touch
         self._dirty: dict[int, None] = {}  # those of them that only wait to be written
 
@@ -111,8 +107,7 @@ class Residency:
                 self.host.give(parcel.slot)
             else:
                 if parcel.replaces:
-                    self._clear(row)
-                    index.generation[row] = parcel.generation
+                    self._supersede(row, parcel.generation)
                 index.nbytes[HOST][row] = parcel.nbytes
                 index.place[HOST][row] = parcel.slot
                 rows.append(row)
@@ -127,43 +122,6 @@ class Residency:
             self.host.slab.release(parcel.slot)
             if not parcel.replaces and self.is_current(parcel.row, parcel.generation):
                 self.remove(parcel.row, Reason.LOST)
-
-    def fetch(self, row: int) -> tuple[Fetch | None, bool]:
-        """The read that brings a row into host memory, and whether it is to be started.
-
-        None where no host memory can be made free for it.
-        """
-        fetch = self.fetches.get(row)
-        if fetch is not None:
-            return fetch, False
-        nbytes, place = self.index.nbytes[DISK][row], self.disk_place(row)
-        self.disk.lease(place)
-        slot = self.take_host(nbytes)
-        if slot < 0:
-            self.disk.release(place)
-            return None, False
-        self.host.slab.lease(slot)
-        generation = self.index.generation[row]
-        source = Source(self.index.fid[row], generation, place)
-        fetch = Fetch(Parcel(row, generation, slot, nbytes), source)
-        self.fetches[row] = fetch
-        return fetch, True
-
-    def land(self, fetch: Fetch) -> None:
-        """A read has ended: its row is in host memory, or its slot is given back."""
-        row, generation, slot, nbytes, _ = fetch.parcel
-        host = self.index.place[HOST]
-        self.disk.release(fetch.source.place)
-        if self.fetches.get(row) is fetch:
-            del self.fetches[row]
-        if fetch.is_good and self.is_current(row, generation) and host[row] == ABSENT:
-            host[row] = slot
-            self.index.nbytes[HOST][row] = nbytes
-            self.index.plain[row] = fetch.is_plain
-            self.policy.add(HOST, [self.record(row, HOST)])
-        else:
-            self.host.give(slot)
-        self.host.slab.release(slot)
 
     def record(self, row: int, tier: int) -> Record:
         """What the policy may weigh of a row that comes to a tier."""
@@ -182,36 +140,39 @@ class Residency:
 
     def settle(self, row: int, place: Place, nbytes: int) -> None:
         """A row is on disk now."""
-        self.index.place[DISK][row] = place.slot
-        self.index.stripe[row] = place.stripe
-        self.index.nbytes[DISK][row] = nbytes
-        self.policy.add(DISK, [self.record(row, DISK)])
+        self.counters.demoted += 1
+        self.counters.demoted_bytes += nbytes
+        self._put_on_disk(row, place, nbytes)
 
-    def restore(self, header: Header, place: Place, parent: int, tags: Iterable[str]) -> None:
-        """A row for a frame that an earlier life left on disk."""
-        row = self.index.insert(header.frame_id, parent)
+    def restore(
+        self, header: Header, tier: int, place: Place, *, parent: int, tags: Iterable[str]
+    ) -> None:
+        """A frame that an earlier life left on a tier; its row, if it has one, is of that frame."""
         index = self.index
-        index.tokens[row] = header.tokens
-        index.generation[row] = header.generation
-        index.tenant[row] = self.tenant_number(header.tenant)
-        index.fidelity[row] = header.fidelity
-        self.limit(row, header.expiry)
-        if tags:
-            self.tag(row, tags)
-        self.settle(row, place, header.payload_bytes)
+        row = index.find(header.frame_id)
+        if row == NONE:
+            row = index.insert(header.frame_id, parent)
+            index.tokens[row] = header.tokens
+            index.generation[row] = header.generation
+            index.tenant[row] = self.tenant_number(header.tenant)
+            index.fidelity[row] = header.fidelity
+            self.limit(row, header.expiry)
+        self.marks.tag(row, tags)
+        if tier == DISK:
+            self._put_on_disk(row, place, header.payload_bytes)
+        else:
+            self.put_in_host(row, place.slot, header.payload_bytes, is_plain=is_plain(header))
 
     def tenant_number(self, tenant: bytes) -> int:
         """A small number for a tenant's 16 bytes."""
         return self._tenants.setdefault(tenant, len(self._tenants))
 
-    def extend(self, row: int, expiry: float, tags: Iterable[str]) -> None:
-        """A row that is saved again: it lives at least as long, and has these tags too."""
+    def extend(self, row: int, expiry: float) -> None:
+        """A row that is saved again lives at least as long."""
         self.counters.already_stored += 1
         current = self.index.expiry[row]
         if current and (not expiry or expiry > current):
             self.limit(row, expiry)
-        if tags:
-            self.tag(row, tags)
 
     def is_resident(self, row: int) -> bool:
         """Whether the row has a place that can be read."""
@@ -219,9 +180,18 @@ class Residency:
             return True
         return self.is_on_disk(row) and self.disk.is_up(self.index.stripe[row])
 
+    def is_lost(self, row: int) -> bool:
+        """Whether a row's only copy is on a medium that is switched off."""
+        return self.is_on_disk(row) and not self.is_resident(row)
+
     def is_on_disk(self, row: int) -> bool:
         """Whether the row has a place on disk."""
         return self.index.place[DISK][row] != ABSENT
+
+    def header_source(self, row: int) -> bytes | Place:
+        """Where a row's header can be read: its bytes in host memory, or its place on disk."""
+        slot = self.index.place[HOST][row]
+        return bytes(self.host.header(slot)) if slot != ABSENT else self.disk_place(row)
 
     def disk_place(self, row: int) -> Place:
         """Where a row is on disk."""
@@ -280,11 +250,6 @@ class Residency:
             self._forget(each, reason)
         return gone
 
-    def late(self, fetch: Fetch) -> None:
-        """A read missed a hit's deadline; it keeps its pages until it ends."""
-        self.counters.late_loads += 1
-        self.disk.stripes[fetch.source.place.stripe].breaker.late()
-
     def quarantine(self, row: int, generation: int, reason: str) -> None:
         """Forget a damaged block, so that nobody reads it again.  Takes the lock itself."""
         _log.warning("a damaged block is forgotten: %s", reason)
@@ -307,77 +272,38 @@ class Residency:
 
     def pin(self, row: int, until: float) -> None:
         """Keep a row from being evicted until then."""
-        self.pins[row] = max(until, self.pins.get(row, 0.0))
-        heappush(self._due, (until, row, self.index.generation[row]))
+        self.marks.pin(row, self.index.generation[row], until)
 
     def unpin(self, row: int) -> None:
         """End a pin."""
-        if self.pins.pop(row, None) is not None:
+        if self.marks.pins.pop(row, None) is not None:
             self.offer(row)
 
     def limit(self, row: int, expiry: float) -> None:
-        """Let a row expire."""
+        """Let a row expire; 0 for never."""
         self.index.expiry[row] = expiry
         if expiry:
-            heappush(self._due, (expiry, row, self.index.generation[row]))
+            self.marks.remind(row, self.index.generation[row], expiry)
 
     def expire(self) -> int:
         """Remove what has expired and end pins that ran out; how many blocks went."""
         now, count = self.clock(), 0
-        while self._due and self._due[0][0] <= now:
-            _, row, generation = heappop(self._due)
+        for row, generation in self.marks.due(now):
             if not self.is_current(row, generation):
                 continue
-            if self.pins.get(row, now + 1) <= now:
+            if self.marks.pins.get(row, now + 1) <= now:
                 self.unpin(row)
             if 0 < self.index.expiry[row] <= now:
                 count += len(self.remove(row, Reason.EXPIRED))
         self.counters.expired += count
         return count
 
-    def tag(self, row: int, tags: Iterable[str]) -> None:
-        """Add tags to a row."""
-        self._row_tags[row] = tuple(sorted({*self._row_tags.get(row, ()), *tags}))
-        for tag in self._row_tags[row]:
-            self.tags.setdefault(tag, set()).add(row)
-
-    def tags_of(self, row: int) -> tuple[str, ...]:
-        """The tags of a row."""
-        return self._row_tags.get(row, ())
-
-    def dirty(self) -> list[int]:
-        """Rows that are in host memory alone and may go to disk, oldest first."""
-        index = self.index
-        if not self.disk.stripes:
-            return []
-        rows = index.rows()
-        host, disk = (np.asarray(place)[rows] for place in index.place)
-        rows = rows[(host != ABSENT) & (disk == ABSENT)]
-        by_age = rows[np.argsort(np.asarray(index.generation)[rows])]
-        return [row for row in by_age.tolist() if row not in index.private]
-
-    def usage(self, tier: int, slabs: Sequence[Slab]) -> tuple[int, int, int, int, int]:
-        """Of a tier: capacity, used and payload in bytes, blocks, leased places."""
-        rows = self.index.rows()
-        here = rows[np.asarray(self.index.place[tier])[rows] != ABSENT]
-        return (
-            sum(slab.pages for slab in slabs) * PAGE_BYTES,
-            sum(slab.pages * PAGE_BYTES - slab.free_bytes for slab in slabs),
-            int(np.asarray(self.index.nbytes[tier])[here].sum()),
-            len(here),
-            sum(slab.leased for slab in slabs),
-        )
-
-    def audit(self) -> None:
-        """Raise AssertionError unless places, rows and parents agree."""
-        index = self.index
-        self.host.slab.audit()
-        hosted = [index.place[HOST][row] for row in index.rows().tolist()]
-        assert len(set(hosted) - {ABSENT}) == sum(slot != ABSENT for slot in hosted)
-        for row in index.rows().tolist():
-            parent = index.parent[row]
-            assert parent == NONE or index.fid[parent], "a resident child without its parent"
-        self.disk.audit()
+    def tag(self, row: int, tags: Iterable[str]) -> bool:
+        """Add tags to a row; whether what is stored of it is to be written anew."""
+        if not self.marks.tag(row, tags):
+            return False
+        self.retagged.add(row)
+        return True
 
     def _is_busy(self, row: int, tier: int) -> bool:
         index = self.index
@@ -388,7 +314,7 @@ class Residency:
         is_last = index.place[DISK if tier == HOST else HOST][row] == ABSENT
         return (
             leased
-            or self.pins.get(row, 0.0) > self.clock()
+            or self.marks.pins.get(row, 0.0) > self.clock()
             or (is_last and next(index.children(row), NONE) != NONE)
         )
 
@@ -411,6 +337,26 @@ class Residency:
                 return slot
         return -1
 
+    def put_in_host(self, row: int, slot: int, nbytes: int, *, is_plain: bool) -> None:
+        """A row is in host memory now, too."""
+        self.index.place[HOST][row] = slot
+        self.index.nbytes[HOST][row] = nbytes
+        self.index.plain[row] = is_plain
+        self.policy.add(HOST, [self.record(row, HOST)])
+
+    def _put_on_disk(self, row: int, place: Place, nbytes: int) -> None:
+        self.index.place[DISK][row] = place.slot
+        self.index.stripe[row] = place.stripe
+        self.index.nbytes[DISK][row] = nbytes
+        self.policy.add(DISK, [self.record(row, DISK)])
+
+    def _supersede(self, row: int, generation: int) -> None:
+        """A row's copies make way for a better one; what was said of the row holds for that too."""
+        self._clear(row)
+        self.index.generation[row] = generation
+        if row in self.marks.pins:
+            self.marks.pin(row, generation, self.marks.pins[row])
+
     def _clear(self, row: int) -> None:
         for tier in (HOST, DISK):
             if self.index.place[tier][row] != ABSENT:
@@ -421,22 +367,20 @@ class Residency:
         if tier == HOST:
             self.host.give(index.place[HOST][row])
         else:
-            self.disk.give(self.disk_place(row), index.fid[row])
+            self.disk.give(self.disk_place(row))
+            self.disk.forget(index.fid[row])
         index.place[tier][row] = ABSENT
         self.policy.forget(tier, [row])
 
     def _forget(self, row: int, reason: Reason) -> None:
         index = self.index
         parent = index.parent[row]
-        self.fetches.pop(row, None)
-        self.ghosts.add(index.fid[row], reason, self.clock(), index.tenant[row])
-        self.pins.pop(row, None)
+        ghost = Ghost(reason, self.clock(), index.tenant[row], self.on_behalf_of)
+        self.ghosts.add(index.fid[row], ghost)
+        self.marks.forget(row)
+        self.retagged.discard(row)
         self._passed.discard(row)
         self._dirty.pop(row, None)
-        for tag in self._row_tags.pop(row, ()):
-            self.tags[tag].discard(row)
-            if not self.tags[tag]:
-                del self.tags[tag]
         index.remove(row)
         if parent != NONE:
             self.offer(parent)

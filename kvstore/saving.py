@@ -68,6 +68,13 @@ class _Incoming(NamedTuple):
     inline: bytes  # the meta again, or empty where it lies in the payload
 
 
+class _Admission(NamedTuple):
+    """What a save found under the lock: frames to fill, and rows that only got new tags."""
+
+    incoming: list[_Incoming]
+    retagged: list[int]
+
+
 class Saving:
     """Saves batches for one space.  Any thread may call."""
 
@@ -82,9 +89,11 @@ class Saving:
             self._tenant_number = residency.tenant_number(self._tenant)
 
     def save(self, batch: Batch, pages: Pages, terms: Terms) -> tuple[int, list[int]]:
-        """How many of the prompt's blocks are stored now, and the rows that are new."""
+        """How many of the prompt's blocks are stored now, and the rows to be written to disk."""
+        incoming, retagged = admission = _Admission([], [])
         with self._residency.lock:
-            stored, incoming = self._admit(batch, terms)
+            self._residency.on_behalf_of = self._tenant_number
+            stored = self._admit(batch, terms, admission)
         is_complete = False
         try:
             self._gather(batch, incoming, pages, terms)
@@ -93,39 +102,42 @@ class Saving:
         finally:
             with self._residency.lock:
                 rows = self._publish(incoming, terms) if is_complete else self._undo(incoming)
-        return stored, rows
+        return stored, rows + retagged
 
-    def _admit(self, batch: Batch, terms: Terms) -> tuple[int, list[_Incoming]]:
-        incoming: list[_Incoming] = []
-        find = self._residency.index.find
-        last = {
-            part: find(batch.keys[batch.first - 1] + bytes(part)) if batch.first else NONE
-            for part in self._parts
-        }
-        if batch.first and NONE in last.values():
-            return 0, incoming  # the past is not stored, so nobody could reach these blocks
+    def _admit(self, batch: Batch, terms: Terms, admission: _Admission) -> int:
+        self._touch(batch)
         for block in batch.blocks:
             for part in self._parts:
-                row, frame = self._admit_one(batch, block, part, terms, parent=last[part])
-                if row == NONE:
-                    return block, incoming
-                if frame is not None:
-                    incoming.append(frame)
-                last[part] = row
-        return len(batch.keys), incoming
+                if not self._admit_one(batch, block, part, terms=terms, admission=admission):
+                    return block
+        return len(batch.keys)
+
+    def _touch(self, batch: Batch) -> None:
+        """What is stored of this prompt is in use: it is the last to make room for the rest."""
+        find = self._residency.index.find_all
+        suffixes = [bytes(part) for part in self._parts]
+        rows = find([key + suffix for key in batch.keys for suffix in suffixes])
+        self._residency.policy.touch([row for row in rows if row != NONE])
 
     def _admit_one(
-        self, batch: Batch, block: int, part: Part, terms: Terms, *, parent: int
-    ) -> tuple[int, _Incoming | None]:
+        self, batch: Batch, block: int, part: Part, *, terms: Terms, admission: _Admission
+    ) -> bool:
+        """Whether a frame is stored already, or has a slot now."""
         residency, index = self._residency, self._residency.index
         fid = batch.keys[block] + bytes(part)
         row = index.find(fid)
         if row != NONE and 0 < index.expiry[row] <= terms.saved:
             residency.remove(row, Reason.EXPIRED)
             row = NONE
-        if row != NONE and index.fidelity[row] >= terms.fidelity:
-            residency.extend(row, terms.expiry, terms.tags)
-            return row, None
+        if row != NONE and index.fidelity[row] >= terms.fidelity and not residency.is_lost(row):
+            residency.extend(row, terms.expiry)
+            if residency.tag(row, terms.tags):
+                admission.retagged.append(row)
+            return True
+        # looked up anew for each frame: making room for the one before may have evicted it
+        parent = index.find(batch.keys[block - 1] + bytes(part)) if block else NONE
+        if block and parent == NONE:
+            return False  # nobody could reach this block
         meta = self._meta(batch, block, terms)
         segments, inline = arrange(fid, meta, self._segments(batch, block, part, terms))
         nbytes = sum(s.length for s in segments) - len(inline)
@@ -134,10 +146,11 @@ class Saving:
         else:
             parcel = residency.admit_better(row, nbytes)
         if parcel is None:
-            return row, None
+            return False
         if row == NONE:
             self._describe(parcel.row, terms, is_plain=bool(inline))
-        return parcel.row, _Incoming(part, block, parcel, segments, meta, inline)
+        admission.incoming.append(_Incoming(part, block, parcel, segments, meta, inline))
+        return True
 
     def _describe(self, row: int, terms: Terms, *, is_plain: bool) -> None:
         residency, index = self._residency, self._residency.index
@@ -146,8 +159,7 @@ class Saving:
         index.fidelity[row] = terms.fidelity
         index.plain[row] = is_plain
         residency.limit(row, terms.expiry)
-        if terms.tags:
-            residency.tag(row, terms.tags)
+        residency.marks.tag(row, terms.tags)
         if self._is_private:
             index.private.add(row)
 
@@ -225,11 +237,9 @@ class Saving:
         residency = self._residency
         rows = residency.arrive([frame.parcel for frame in incoming])
         for frame in incoming:
-            if frame.parcel.replaces and residency.is_current(
-                frame.parcel.row, frame.parcel.generation
-            ):
-                residency.index.fidelity[frame.parcel.row] = terms.fidelity
-                residency.index.plain[frame.parcel.row] = bool(frame.inline)
+            row, generation, _, _, replaces = frame.parcel
+            if replaces and residency.is_current(row, generation):
+                self._describe(row, terms, is_plain=bool(frame.inline))
                 residency.counters.replaced += 1
         residency.counters.saved += len(rows)
         residency.counters.saved_bytes += sum(frame.parcel.nbytes for frame in incoming)

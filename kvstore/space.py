@@ -9,11 +9,17 @@ Every verb may be called from any thread.  Bookkeeping happens under the store's
 I/O never do.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
 
 from . import keys
 from .dropping import Dropping, Receipt
 from .errors import ArgumentError
+from .explain import Explaining, Explanation
 from .hit import Hit
 from .identity import Identity
 from .index import NONE
@@ -23,49 +29,55 @@ from .loading import Loading
 from .mover import Mover
 from .pages import Pages
 from .plan import Plan
+from .promotion import Promotion
 from .residency import Residency
 from .saving import Attachments, Batch, Saving, Terms
 from .settings import Settings
 from .tombstones import Kind, Tombstone, tag_subject
 
+Extras = Mapping[int, bytes] | None
+"""By block number, bytes that also enter that block's key: hashes of images and the like."""
+
 _FOREVER = 1 << 62
+
+
+class Shared(NamedTuple):
+    """What all spaces of a store have in common."""
+
+    residency: Residency
+    promotion: Promotion
+    mover: Mover
+    dropping: Dropping
+    explaining: Explaining
+    settings: Settings
+    check_open: Callable[[], None]  # raises StoreClosedError
 
 
 class Space:
     """What one identity has in a store.  Made by ``Store.space``."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        residency: Residency,
-        *,
-        mover: Mover,
-        dropping: Dropping,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, identity: Identity, shared: Shared) -> None:
         self.identity = identity
         self.layout = identity.layout
         self.root = identity.root
-        self._residency = residency
-        self._mover = mover
-        self._dropping = dropping
-        self._write_behind = settings.write == "behind" and not identity.is_private
-        self._ttl_s = settings.ttl
-        self._deadline_s = settings.deadline
+        self._shared = shared
+        self._residency = shared.residency
+        self._mover = shared.mover
+        self._write_behind = shared.settings.write == "behind" and not identity.is_private
         self._parts = tuple(
             Part(group, shard)
             for group in range(len(self.layout.groups))
             for shard in range(self.layout.group_shards(group))
         )
-        self._loading = Loading(residency, self.layout, self._parts)
-        self._saving = Saving(residency, identity, self._parts)
+        self._loading = Loading(shared.residency, shared.promotion, self.layout, self._parts)
+        self._saving = Saving(self._residency, identity, self._parts)
         self._held: dict[str, tuple[Hit, int]] = {}
+        self._holding = threading.Lock()
 
-    def match(self, tokens: Tokens, *, extras: Mapping[int, bytes] | None = None) -> Plan:
+    def match(self, tokens: Tokens, *, extras: Extras = None) -> Plan:
         """What is stored of a prompt: every restorable length.  Leases nothing.
 
-        ``extras`` maps block numbers to bytes that also enter those blocks' keys (hashes of images
-        and the like).  Raises ArgumentError for tokens that are no uint32.
+        Raises ArgumentError for tokens that are no uint32.
         """
         return self._loading.plan(self._keys(tokens, extras), len(tokens))
 
@@ -76,26 +88,16 @@ class Space:
         do not fit into memory.  Holds of one ``owner`` (engine id, request id) are one hit, closed
         with the last of them.
         """
-        with self._residency.lock:
-            if owner in self._held:
-                hit, joined = self._held[owner]
-                self._held[owner] = hit, joined + 1
-                return hit
-        held = self._loading.hold(plan, _FOREVER if at_most is None else at_most)
-        if held.fetches:
-            self._mover.load(held.fetches)
-        hit = Hit(
-            self._residency,
-            self.layout,
-            held.leases,
-            blocks=held.blocks,
-            deadline_s=self._deadline_s,
-            is_last=lambda: self._leave(owner),
-        )
-        if owner:
-            with self._residency.lock:
-                self._held[owner] = hit, 1
-        return hit
+        self._shared.check_open()
+        at_most = _FOREVER if at_most is None else at_most
+        if not owner:
+            return self._hold(plan, at_most, lambda: True)
+        with self._holding:
+            hit, joined = self._held.get(owner) or (None, 0)
+            if hit is None:
+                hit = self._hold(plan, at_most, lambda: self._leave(owner))
+            self._held[owner] = hit, joined + 1
+            return hit
 
     def save(  # noqa: PLR0913 - a save's terms are many, and each of them has a default
         self,
@@ -108,7 +110,7 @@ class Space:
         derived_from: Hit | None = None,
         attachments: Attachments | None = None,
         fidelity: int = EXACT,
-        extras: Mapping[int, bytes] | None = None,
+        extras: Extras = None,
     ) -> int:
         """Store the full blocks of ``tokens`` from token ``start`` on; how many blocks are stored.
 
@@ -123,8 +125,15 @@ class Space:
                 f"start={start} is not a multiple of block_tokens={self.layout.block_tokens}"
             )
         packed = keys.uint32_tokens(tokens)
+        chain = self._keys(packed, extras)
+        first = start // self.layout.block_tokens
         now = self._residency.clock()
-        ttl_s = self._ttl_s if ttl_s is None else ttl_s
+        ttl_s = self._shared.settings.ttl if ttl_s is None else ttl_s
+        if not 0 <= ttl_s < inf:
+            raise ArgumentError(f"ttl_s={ttl_s} is not a number of seconds, 0 for never")
+        if not 0 <= fidelity <= EXACT:
+            raise ArgumentError(f"fidelity={fidelity} is not in 0..{EXACT}")
+        _check_attachments(attachments or {}, len(chain) - first)
         terms = Terms(
             saved=now,
             fidelity=min(fidelity, derived_from.fidelity) if derived_from else fidelity,
@@ -133,41 +142,54 @@ class Space:
             attachments=attachments or {},
         )
         batch = Batch(
-            self._keys(packed, extras),
+            chain,
             packed.data.cast("B"),
             extras or {},
-            start // self.layout.block_tokens,
+            first,
         )
         stored, rows = self._saving.save(batch, pages, terms)
-        if self._write_behind and rows:
-            self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
+        self._write(rows)
         return stored
 
-    def pin(self, tokens: Tokens, seconds: float) -> int:
+    def pin(self, tokens: Tokens, seconds: float, *, extras: Extras = None) -> int:
         """Keep a prompt's stored blocks from being evicted for so long; how many blocks."""
         if not seconds > 0:
             raise ArgumentError(f"seconds={seconds}: a pin ends, in more than 0 seconds")
         until = self._residency.clock() + seconds
-        return self._each_stored(tokens, lambda row: self._residency.pin(row, until))
+        return self._each_stored(tokens, extras, lambda row: self._residency.pin(row, until))
 
-    def unpin(self, tokens: Tokens) -> int:
+    def unpin(self, tokens: Tokens, *, extras: Extras = None) -> int:
         """End the pins of a prompt's stored blocks; how many blocks."""
-        return self._each_stored(tokens, self._residency.unpin)
+        return self._each_stored(tokens, extras, self._residency.unpin)
 
-    def tag(self, tokens: Tokens, tags: Iterable[str]) -> int:
+    def tag(self, tokens: Tokens, tags: Iterable[str], *, extras: Extras = None) -> int:
         """Add tags to a prompt's stored blocks; how many blocks."""
-        tags = tuple(tags)
-        return self._each_stored(tokens, lambda row: self._residency.tag(row, tags))
+        tags, changed = tuple(tags), []
 
-    def prefetch(self, tokens: Tokens) -> int:
+        def add(row: int) -> None:
+            if self._residency.tag(row, tags):
+                changed.append(row)
+
+        count = self._each_stored(tokens, extras, add)
+        self._write(changed)
+        return count
+
+    def prefetch(self, tokens: Tokens, *, extras: Extras = None) -> int:
         """Begin to bring a prompt's blocks into host memory; how many reads were started."""
-        held = self._loading.hold(self.match(tokens), _FOREVER)
+        held = self._loading.hold(self.match(tokens, extras=extras), _FOREVER)
         if held.fetches:
             self._mover.load(held.fetches)
         with self._residency.lock:
             for lease in held.leases.values():
                 self._residency.release(lease.row, lease.generation, lease.slot)
         return len(held.fetches)
+
+    def explain(self, tokens: Tokens, *, extras: Extras = None) -> Explanation:
+        """Why no more of a prompt would be restored than ``match`` says."""
+        packed = keys.uint32_tokens(tokens)
+        return self._shared.explaining.explain(
+            self.identity, self.match(packed, extras=extras), packed
+        )
 
     def drop(
         self,
@@ -176,6 +198,7 @@ class Space:
         blocks: Sequence[bytes] = (),
         tag: str | None = None,
         overwrite: bool = False,
+        extras: Extras = None,
     ) -> Receipt:
         """Drop a prefix with all that continues it, blocks by key, or this tenant's tag, for good.
 
@@ -186,12 +209,12 @@ class Space:
         """
         named = list(blocks)
         if prefix is not None:
-            named += self._keys(prefix, None)[-1:]
+            named += self._keys(prefix, extras)[-1:]
         if bool(named) == (tag is not None):
             raise ArgumentError("name what to drop: a prefix of a block or more, keys, or a tag")
         if tag is not None:
             return self._drop_tag(tag, overwrite=overwrite)
-        return self._dropping.drop(
+        return self._shared.dropping.drop(
             lambda generation: [
                 Tombstone(Kind.KEY, key, generation, self._residency.clock()) for key in named
             ],
@@ -211,19 +234,21 @@ class Space:
 
         def rows() -> list[int]:
             number = residency.tenant_number(tenant)
-            return [r for r in residency.tags.get(tag, ()) if residency.index.tenant[r] == number]
+            rows = residency.marks.tagged(tag)
+            return [row for row in rows if residency.index.tenant[row] == number]
 
-        return self._dropping.drop(
+        return self._shared.dropping.drop(
             lambda generation: [Tombstone(Kind.TAG, subject, generation, residency.clock())],
             rows,
             overwrite=overwrite,
         )
 
-    def _keys(self, tokens: Tokens, extras: Mapping[int, bytes] | None) -> list[bytes]:
+    def _keys(self, tokens: Tokens, extras: Extras) -> list[bytes]:
+        self._shared.check_open()
         return keys.chain(self.root, tokens, self.layout.block_tokens, extras)
 
-    def _each_stored(self, tokens: Tokens, act: Callable[[int], None]) -> int:
-        chain: Sequence[bytes] = self._keys(tokens, None)
+    def _each_stored(self, tokens: Tokens, extras: Extras, act: Callable[[int], None]) -> int:
+        chain = self._keys(tokens, extras)
         with self._residency.lock:
             for block, key in enumerate(chain):
                 rows = [self._residency.index.find(key + bytes(part)) for part in self._parts]
@@ -233,15 +258,38 @@ class Space:
                     act(row)
         return len(chain)
 
+    def _write(self, rows: Sequence[int]) -> None:
+        if self._write_behind and rows:
+            self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
+
+    def _hold(self, plan: Plan, at_most: int, is_last: Callable[[], bool]) -> Hit:
+        held = self._loading.hold(plan, at_most)
+        if held.fetches:
+            self._mover.load(held.fetches)
+        return Hit(
+            self._residency,
+            self._shared.promotion,
+            held.leases,
+            layout=self.layout,
+            blocks=held.blocks,
+            deadline_s=self._shared.settings.deadline,
+            is_last=is_last,
+        )
+
     def _leave(self, owner: str) -> bool:
-        """Whether this was the last hold of the owner."""
-        with self._residency.lock:
-            hit_joined = self._held.get(owner)
-            if hit_joined is None:
-                return True
-            hit, joined = hit_joined
+        """One hold of an owner ends; whether it was the last."""
+        with self._holding:
+            hit, joined = self._held.pop(owner)
             if joined > 1:
                 self._held[owner] = hit, joined - 1
-                return False
-            del self._held[owner]
-            return True
+            return joined == 1
+
+
+def _check_attachments(attachments: Attachments, blocks: int) -> None:
+    for name, arrays in attachments.items():
+        if len(arrays) != blocks:
+            raise ArgumentError(
+                f"attachment {name!r} has {len(arrays)} arrays for {blocks} blocks that are saved"
+            )
+        if any(array.dtype != np.uint8 or array.ndim != 1 for array in arrays):
+            raise ArgumentError(f"attachment {name!r} is not made of one-dimensional uint8 arrays")

@@ -127,7 +127,7 @@ class Stripe:
             return Superblock.new(slots, pages, store=store)
         try:
             old = self._read_superblock()
-        except FrameError:  # damaged: its frames still say what they are
+        except (FrameError, TierError):  # damaged: without its seed no header verifies any more
             return Superblock.new(slots, pages, store=store)
         return Superblock(slots, pages, old.slab, store, old.created)
 

@@ -32,7 +32,7 @@ class Tier(Protocol):
         """Reserve a place; None where there is no room or the medium is switched off."""
         ...
 
-    def give(self, place: Place, fid: bytes) -> None:
+    def give(self, place: Place) -> None:
         """Take a place back, at once or when its last I/O has ended."""
         ...
 

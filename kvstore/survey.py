@@ -1,0 +1,68 @@
+"""Looks over all of a store's books at once: what is dirty, what is used, whether they add up.
+
+Every function is called with the store's lock held.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .index import ABSENT, DISK, HOST, NONE
+from .residency import Residency
+from .slab import PAGE_BYTES, Slab
+
+
+class Usage(NamedTuple):
+    """One tier: bytes of its pages, of those in use, of payload in them; frames; leased places."""
+
+    capacity_bytes: int
+    used_bytes: int
+    payload_bytes: int
+    blocks: int
+    leased: int
+
+
+def dirty(residency: Residency) -> list[int]:
+    """Rows that are in host memory alone and may go to disk, oldest first."""
+    index = residency.index
+    if not residency.disk.stripes:
+        return []
+    rows = index.rows()
+    rows = rows[(_places(residency, HOST, rows) != ABSENT)]
+    rows = rows[(_places(residency, DISK, rows) == ABSENT)]
+    by_age = rows[np.argsort(np.asarray(index.generation)[rows])]
+    return [row for row in by_age.tolist() if row not in index.private]
+
+
+def usage(residency: Residency, tier: int, slabs: Sequence[Slab]) -> Usage:
+    """What a tier holds."""
+    rows = residency.index.rows()
+    here = rows[_places(residency, tier, rows) != ABSENT]
+    return Usage(
+        sum(slab.pages for slab in slabs) * PAGE_BYTES,
+        sum(slab.pages * PAGE_BYTES - slab.free_bytes for slab in slabs),
+        int(np.asarray(residency.index.nbytes[tier])[here].sum()),
+        len(here),
+        sum(slab.leased for slab in slabs),
+    )
+
+
+def audit(residency: Residency) -> None:
+    """Raise AssertionError unless places, rows and parents agree and every slab adds up."""
+    index = residency.index
+    residency.host.slab.audit()
+    residency.disk.audit()
+    rows = index.rows()
+    hosted = _places(residency, HOST, rows)
+    hosted = hosted[hosted != ABSENT]
+    assert len(np.unique(hosted)) == len(hosted), "two blocks in one place"
+    for row in rows.tolist():
+        parent = index.parent[row]
+        assert parent == NONE or index.fid[parent], "a resident child without its parent"
+
+
+def _places(residency: Residency, tier: int, rows: NDArray[np.intp]) -> NDArray[np.int32]:
+    places: NDArray[np.int32] = np.asarray(residency.index.place[tier])[rows]
+    return places
