@@ -1,6 +1,5 @@
 """Tombstones: what was dropped is known after anything that a crash or a bad medium can do."""
 
-import os
 import resource
 import struct
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from kvstrata.kvstore.drops import Log
 from kvstrata.kvstore.errors import ArgumentError, TierError
-from kvstrata.kvstore.tombstone_log import LOG_NAME, TombstoneLog
 from kvstrata.kvstore.tombstones import (
     FILE_HEAD_BYTES,
     Kind,
@@ -26,6 +25,7 @@ from kvstrata.kvstore.tombstones import (
 )
 
 SLAB = bytes(range(16))
+NAME = "tombstones.kvs"
 RECORDS = (
     Tombstone(Kind.KEY, b"k" * 32, 7, 1.7e9),
     Tombstone(Kind.TAG, tag_subject(b"t" * 16, "user:7"), 9, 1.8e9),
@@ -121,70 +121,58 @@ def test_a_subject_that_names_nothing_is_refused(kind: Kind, subject: bytes) -> 
         encode_records([Tombstone(kind, subject, 1, 1.0)], SEED)
 
 
-def reopened(directory: Path) -> tuple[State, tuple[Tombstone, ...]]:
-    """What another process finds."""
-    log = TombstoneLog(directory, SLAB)
-    log.close()
-    return log.state, log.records
+def log_in(directory: Path, *, is_new: bool = False) -> Log:
+    """The log beside a slab."""
+    return Log(directory / NAME, SLAB, is_new=is_new)
 
 
 def test_a_drop_is_there_after_a_restart(tmp_path: Path) -> None:
-    log = TombstoneLog(tmp_path, SLAB, is_new=True)
+    log = log_in(tmp_path, is_new=True)
     log.append(RECORDS[:1])
-    log.append(RECORDS[1:])
-    assert log.records == RECORDS
-    assert (tmp_path / LOG_NAME).read_bytes() == LOG
-    log.close()
-    assert reopened(tmp_path) == (State.WHOLE, RECORDS)
+    log.append(RECORDS)
+    assert (tmp_path / NAME).read_bytes() == LOG
+    again = log_in(tmp_path)
+    assert (again.is_damaged, again.records) == (False, set(RECORDS))
 
 
 def test_the_log_is_its_owners_alone(tmp_path: Path) -> None:
-    TombstoneLog(tmp_path, SLAB, is_new=True).close()
-    assert (tmp_path / LOG_NAME).stat().st_mode & 0o777 == 0o600
+    log_in(tmp_path, is_new=True)
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_restarted_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     for record in RECORDS:
-        log = TombstoneLog(tmp_path, SLAB, is_new=record is RECORDS[0])
-        log.append([record])
-        log.close()
-    assert (tmp_path / LOG_NAME).read_bytes() == LOG
+        log_in(tmp_path, is_new=record is RECORDS[0]).append([record])
+    assert (tmp_path / NAME).read_bytes() == LOG
 
 
 @pytest.mark.parametrize("length", [ENDS[3] + 1, ENDS[3] + 33, len(LOG) - 1])
 def test_a_torn_end_is_cut_off_before_anything_is_appended(tmp_path: Path, length: int) -> None:
-    (tmp_path / LOG_NAME).write_bytes(LOG[:length])
-    log = TombstoneLog(tmp_path, SLAB)
-    assert (log.state, log.records) == (State.WHOLE, RECORDS[:3])
+    (tmp_path / NAME).write_bytes(LOG[:length])
+    log = log_in(tmp_path)
+    assert (log.is_damaged, log.records) == (False, set(RECORDS[:3]))
     log.append(RECORDS[3:])
-    log.close()
-    assert (tmp_path / LOG_NAME).read_bytes() == LOG
+    assert (tmp_path / NAME).read_bytes() == LOG
 
 
 @pytest.mark.parametrize("is_missing", [True, False])
-def test_a_damaged_log_takes_nothing_until_its_stripe_has_forgotten(
-    tmp_path: Path, is_missing: bool
-) -> None:
+def test_a_damaged_or_missing_log_says_so(tmp_path: Path, is_missing: bool) -> None:
     if not is_missing:
-        (tmp_path / LOG_NAME).write_bytes(LOG[:100] + b"x" + LOG[101:])
-    log = TombstoneLog(tmp_path, SLAB)
-    assert log.state is State.DAMAGED
-    with pytest.raises(TierError, match="forgotten"):
-        log.append(RECORDS[:1])
-    log.keep(())
-    log.append(RECORDS)
-    log.close()
-    assert reopened(tmp_path) == (State.WHOLE, RECORDS)
+        (tmp_path / NAME).write_bytes(LOG[:100] + b"x" + LOG[101:])
+    log = log_in(tmp_path)
+    assert log.is_damaged
+    log.restart(RECORDS)
+    assert (tmp_path / NAME).read_bytes() == LOG
+    assert not log_in(tmp_path).is_damaged
 
 
 def test_records_whose_work_is_done_are_left_out(tmp_path: Path) -> None:
-    log = TombstoneLog(tmp_path, SLAB, is_new=True)
+    log = log_in(tmp_path, is_new=True)
     log.append(RECORDS)
-    log.keep(RECORDS[2:])
+    log.restart(RECORDS[2:])
     log.append(RECORDS[:1])
-    log.close()
-    assert reopened(tmp_path) == (State.WHOLE, (*RECORDS[2:], RECORDS[0]))
-    assert [path.name for path in tmp_path.iterdir()] == [LOG_NAME]
+    assert log_in(tmp_path).records == {*RECORDS[2:], RECORDS[0]}
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 @contextmanager
@@ -198,24 +186,22 @@ def files_at_most(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs RLIMIT_FSIZE")
 def test_a_full_medium_is_told_and_loses_nothing_that_was_promised(tmp_path: Path) -> None:
-    log = TombstoneLog(tmp_path, SLAB, is_new=True)
+    log = log_in(tmp_path, is_new=True)
     log.append(RECORDS[:2])
     with files_at_most(ENDS[2] + 20):
         for _ in range(2):
             with pytest.raises(TierError):
                 log.append(RECORDS[2:])
-        assert log.records == RECORDS[:2]
-        assert parse((tmp_path / LOG_NAME).read_bytes(), SLAB).records == RECORDS[:2]
+        assert log.records == set(RECORDS[:2])
+        assert parse((tmp_path / NAME).read_bytes(), SLAB).records == RECORDS[:2]
     log.append(RECORDS[2:])
-    log.close()
-    assert reopened(tmp_path) == (State.WHOLE, RECORDS)
+    assert (tmp_path / NAME).read_bytes() == LOG
 
 
 def test_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(TierError, match="cannot write"):
-        TombstoneLog(tmp_path / "gone", SLAB, is_new=True)
-    (tmp_path / LOG_NAME).mkdir()
+        log_in(tmp_path / "gone", is_new=True)
+    (tmp_path / NAME).mkdir()
     with pytest.raises(TierError, match="cannot read"):
-        TombstoneLog(tmp_path, SLAB)
+        log_in(tmp_path)
