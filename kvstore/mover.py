@@ -25,6 +25,8 @@ from .survey import dirty
 _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
 _HOUSE_S = 1.0
+_FORMAT_PAGES = 512  # 8 MiB
+_FORMAT_PAUSE_S = 0.01
 
 
 class Mover:
@@ -100,6 +102,7 @@ class Mover:
         for stripe in range(len(self._disk.stripes)):
             yield from (("read", self._read_loop, (stripe,)) for _ in range(readers))
             yield from (("write", self._write_loop, ()) for _ in range(writers))
+            yield "format", self._format, (stripe,)
         yield "house", self._house_loop, ()
 
     def _read_loop(self, stripe: int) -> None:
@@ -148,6 +151,27 @@ class Mover:
                 with self._changed:
                     self._unwritten.discard(number)
                     self._changed.notify_all()
+
+    def _format(self, number: int) -> None:
+        """Write a new slab's free pages once, last page first, while nothing else is to be done."""
+        stripe, lock = self._disk.stripes[number], self._residency.lock
+        if not stripe.is_new:
+            return
+        for start in range(stripe.slab.pages // _FORMAT_PAGES - 1, -1, -1):
+            extent = start * _FORMAT_PAGES, _FORMAT_PAGES
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closing, _FORMAT_PAUSE_S):
+                    return
+            with lock:
+                if stripe.breaker.is_open or not stripe.slab.borrow(extent):
+                    continue
+            try:
+                stripe.zero_pages(extent)
+            except TierError as error:
+                stripe.breaker.failure(str(error))
+            finally:
+                with lock:
+                    stripe.slab.give_back(extent)
 
     def _house_loop(self) -> None:
         waited = 0.0

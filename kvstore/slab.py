@@ -73,6 +73,19 @@ class FreePages:
                 length += self._remove(start + length)
             self._add(start, length)
 
+    def take_range(self, start: int, count: int) -> bool:
+        """Take just these pages; False unless all of them are free."""
+        runs = self._length.items()
+        run = next((s for s, n in runs if s <= start and start + count <= s + n), None)
+        if run is None:
+            return False
+        end = run + self._remove(run)
+        if run < start:
+            self._add(run, start - run)
+        if start + count < end:
+            self._add(start + count, end - start - count)
+        return True
+
     def _take_run(self, count: int) -> Extent:
         position = bisect_left(self._lengths, count)
         length = self._lengths[min(position, len(self._lengths) - 1)]
@@ -117,6 +130,7 @@ class Slab:
         self._count = array("I", bytes(4 * slots))  # 0: free
         self._scattered: dict[int, tuple[Extent, ...]] = {}  # slots with several extents
         self._leases = array("H", bytes(2 * slots))
+        self._borrowed = 0
         self._retired: set[int] = set()  # given back while leased; freed by the last release
 
     @property
@@ -174,6 +188,17 @@ class Slab:
         """Places with a lease: 0 when nobody reads and no I/O is in flight."""
         return sum(1 for leases in self._leases if leases)
 
+    def borrow(self, extent: Extent) -> bool:
+        """Take free pages without a slot, to be given back with ``give_back``."""
+        is_free = self._free_pages.take_range(*extent)
+        self._borrowed += is_free * extent[1]
+        return is_free
+
+    def give_back(self, extent: Extent) -> None:
+        """Take borrowed pages back."""
+        self._borrowed -= extent[1]
+        self._free_pages.give([extent])
+
     def extents(self, slot: int) -> tuple[Extent, ...]:
         """The runs of pages of a place, in payload order."""
         if slot in self._scattered:
@@ -192,7 +217,7 @@ class Slab:
     def audit(self) -> None:
         """Raise AssertionError unless free and used add up to the whole."""
         used = sum(count for slot in range(self.slots) if (count := self._pages_of(slot)))
-        assert self._free_pages.free + used == self.pages, "pages leaked"
+        assert self._free_pages.free + used + self._borrowed == self.pages, "pages leaked"
         busy = sum(1 for count in self._count if count)
         assert busy + len(self._free_slots) == self.slots, "slots leaked"
 

@@ -36,6 +36,7 @@ from .opening import SPARE_ROWS, disk_slots, lock_directory, open_disk, open_hos
 from .promotion import Promotion
 from .recovery import adopt, recover
 from .residency import Residency
+from .scrub import Progress, Report, Scrub
 from .settings import Settings
 from .space import Shared, Space
 from .stats import Counters, Stats, TierStats
@@ -178,6 +179,14 @@ class Store:
             rows,
             overwrite=overwrite,
         )
+
+    def verify(self, progress: Progress | None = None) -> Report:
+        """Read everything that is stored and forget what is damaged.
+
+        ``progress`` is called with the frames that are done and those in all.
+        """
+        self._check_open()
+        return Scrub(self._residency).run(progress)
 
     def stats(self) -> Stats:
         """The store at this moment."""
