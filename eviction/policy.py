@@ -18,9 +18,9 @@ ROOT = -1
 class Action(Enum):
     """What the store is to do with a victim."""
 
-    DROP = "drop"
-    DEMOTE = "demote"
-    SHRINK = "shrink"
+    DROP = "drop"  # it leaves the tier; the store still lets one that is dirty go down first
+    DEMOTE = "demote"  # it leaves only if the next tier has it or takes it
+    SHRINK = "shrink"  # it stays, in a smaller encoding
 
 
 class Record(NamedTuple):
@@ -56,11 +56,18 @@ class Policy(Protocol):
     """Orders the blocks of each tier by who leaves next."""
 
     def add(self, tier: int, records: Sequence[Record]) -> None:
-        """These blocks are resident on ``tier`` now; parents come before their children."""
+        """These blocks are resident on ``tier`` now, used now; parents come before their children.
+
+        A parent may come in a later call than its child, and a block that is there already may
+        come again: then it was replaced, which counts as a touch.
+        """
         ...
 
     def touch(self, blocks: Sequence[int]) -> None:
-        """These blocks, root first, were used; or their last lease or pin ended."""
+        """These blocks, root first, were used; or their last lease or pin ended.
+
+        A use of a prefix touches all of it, in one call, whatever of it was saved before.
+        """
         ...
 
     def advise(self, hints: Sequence[Hint]) -> None:
@@ -68,14 +75,16 @@ class Policy(Protocol):
         ...
 
     def forget(self, tier: int, blocks: Sequence[int]) -> None:
-        """These blocks left ``tier``."""
+        """These blocks left ``tier``; within one call in any order.  Absent ones do no harm."""
         ...
 
     def victims(self, tier: int) -> Iterator[Victim]:
         """Blocks of ``tier`` that may leave, best first, lazily.
 
-        A block with a child on the same tier is never offered.  A victim that the store passes
-        over (leased, pinned) is not offered again until it is touched.  The store calls ``forget``
-        for the victims that it takes while the iterator is open.
+        A block with a child on the same tier is never offered.  The store takes a victim by
+        calling ``forget`` before it asks for the next one; to ask without that is to pass over it
+        (it is leased, pinned), and then it is not offered again until it is touched.  To stop
+        asking is no verdict: the last one may be offered again.  The store may call every other
+        method while the iterator is open.
         """
         ...
