@@ -1,0 +1,181 @@
+"""transformers: KV of prompts and answers, kept across calls of ``generate`` and across processes.
+
+    from kvstrata.connectors.transformers import attach
+
+    attach(model)                       # that is all: generate works as before
+    model.generate(**inputs)            # computes the prompt, saves its KV and the answer's
+    model.generate(**inputs)            # loads it, computes what is new
+
+``attach`` puts a ``generate`` of its own over the model's: it loads what is stored of the prompt,
+hands it to the model's ``generate`` as ``past_key_values``, and saves what is new.  Calls that the
+store cannot serve go to the model as they are.  For a loop of one's own there is ``restore``:
+
+    restored = connector.restore(input_ids, attention_mask)
+    output = model.generate(input_ids, past_key_values=restored.cache)
+    restored.save(output)
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from ..kvstore.errors import ArgumentError, KVStrataError
+from ..kvstore.identity import Identity, private_weights
+from ..kvstore.settings import Settings
+from ..kvstore.store import Store
+from .architecture import config_digest, layout_of, producer_of
+from .calls import Call, Reason, named, read
+from .connector import SpaceConnector
+from .memory import Shelf
+from .restoration import Restoration
+from .tally import Counts, Tally
+from .weights import Weights, digest_of
+
+log = logging.getLogger(__name__)
+
+_VERB = "generate"
+
+
+def attach(
+    model: PreTrainedModel,
+    store: Store | None = None,
+    *,
+    dir: Path | None = None,
+    weights: Path | None = None,
+    tenant: str = "",
+    salt: str = "",
+) -> "TransformersConnector":
+    """Let a model's ``generate`` keep its KV in ``store``, and take from it what is there.
+
+    Without a store one is opened in ``dir``, or where the settings say, and closed by ``detach``.
+    ``weights`` is the directory that the model was loaded from, if its files are what the model in
+    memory is: their digest is remembered, so the next start is instant.  Otherwise the parameters
+    in memory are read, in the background, and nothing goes to disk before that is done.
+
+    Raises ``LayoutError`` for a model whose KV cannot be reused, ``ArgumentError`` for one that has
+    a store already, and what opening a store raises.
+    """
+    if _VERB in vars(model):
+        raise ArgumentError("this model's generate is not its own any more; detach first")
+    identity = Identity(
+        weights=private_weights(),
+        layout=layout_of(model.config, model.dtype),
+        config=config_digest(model.config),
+        producer=producer_of(model.config, model.dtype),
+        tenant=tenant,
+        salt=salt,
+    )
+    opened = store or Store(Settings.load(arguments={"dir": dir}))
+    known = Weights(model, lambda: digest_of(model, weights))
+    return TransformersConnector(
+        model, opened, identity=identity, weights=known, closes=store is None
+    )
+
+
+class TransformersConnector:
+    """A model and its store.  Made by ``attach``; as a context manager it ends in ``detach``.
+
+    Several threads may call the model at once, as far as the model itself allows it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        store: Store,
+        *,
+        identity: Identity,
+        weights: Weights,
+        closes: bool,
+    ) -> None:
+        self.model = model
+        self.store = store
+        self.weights = weights
+        self._identity = identity
+        self._closes = closes
+        self._shelf = Shelf()
+        self._tally = Tally()
+        self._engine: Callable[..., object] = getattr(model, _VERB)
+        setattr(model, _VERB, self.generate)
+
+    @property
+    def identity(self) -> Identity:
+        """Under which the next call saves; private until the weights are read."""
+        return replace(self._identity, weights=self.weights.current().digest)
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return self._tally.counts
+
+    def generate(self, *args: object, **kwargs: object) -> object:
+        """The model's ``generate``: the same arguments, the same result."""
+        arguments = named(args, kwargs)
+        restored = self._restore(read(self.model, arguments))
+        if isinstance(restored, Reason):
+            return self._engine(**arguments)
+        output = self._engine(**arguments, past_key_values=restored.cache)
+        if isinstance(output, torch.Tensor):
+            restored.save(output)
+            restored.release()
+        elif isinstance(output, ModelOutput):  # the caller gets the cache with it
+            restored.save(output["sequences"])
+        return output
+
+    def restore(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> Restoration:
+        """A cache with what is stored of ``input_ids`` ``[row, column]``, padded on the left.
+
+        Raises ``ArgumentError`` with the reason where ``generate`` would go past the store.
+        """
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
+        restored = self._restore(read(self.model, arguments))
+        if isinstance(restored, Reason):
+            raise ArgumentError(f"the store cannot serve this: {restored}")
+        return restored
+
+    def detach(self) -> None:
+        """Give the model its own ``generate`` back; close the store that ``attach`` opened."""
+        if vars(self.model).get(_VERB) == self.generate:
+            delattr(self.model, _VERB)
+        self._shelf.empty()
+        if self._closes:
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _restore(self, call: Call | Reason) -> Restoration | Reason:
+        """What is stored of a call's prompts, in a cache; the reason where it is not served."""
+        if isinstance(call, Reason):
+            self._tally.bypass(call)
+            return call
+        known = self.weights.current()
+        try:
+            space = self.store.space(replace(self._identity, weights=known.digest))
+        except KVStrataError as exc:
+            log.debug("no space: %s", exc)
+            self._tally.bypass(Reason.STORE)
+            return Reason.STORE
+        return Restoration(
+            SpaceConnector(space),
+            call,
+            shelf=self._shelf,
+            tally=self._tally,
+            is_current=lambda: self.weights.current().change == known.change,
+        )
