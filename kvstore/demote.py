@@ -62,7 +62,7 @@ class Demotion:
                 residency.host.slab.lease(slot)
             job = _Job(row, generation, slot, index.nbytes[HOST][row], tags)
         if place.slot != ABSENT:
-            self._retag(place, tags)
+            self._retag(job, place)
         else:
             self._write(job)
 
@@ -140,17 +140,24 @@ class Demotion:
             self._residency.counters.failed_writes += not was_written
             self._disk.give(place)
 
-    def _retag(self, place: Place, tags: tuple[str, ...]) -> None:
+    def _retag(self, job: _Job, place: Place) -> None:
         """Write a leased place's header anew, with these tags."""
+        residency = self._residency
         try:
-            header = with_tags(self._disk.read_header(place), tags)
-            self._disk.remember(header.frame_id, self._disk.write_header(place, header), tags)
+            header = with_tags(self._disk.read_header(place), job.tags)
+            record = self._disk.write_header(place, header)
+            with residency.lock:
+                is_wanted = residency.is_current(job.row, job.generation)
+                if is_wanted:
+                    self._disk.remember(header.frame_id, record, job.tags)
+            if not is_wanted:
+                self._disk.wipe(place)  # dropped meanwhile: it must leave no header behind
         except TierError as error:
             self._disk.stripes[place.stripe].breaker.failure(str(error))
         except FrameError:
-            pass  # damaged: whoever reads it finds out
+            pass  # damaged or dropped: whoever reads it finds out
         finally:
-            with self._residency.lock:
+            with residency.lock:
                 self._disk.release(place)
 
     def _buffer(self, nbytes: int) -> Bytes:

@@ -19,6 +19,7 @@ from .drops import Drops
 from .errors import TierError
 from .ghosts import Reason
 from .index import ABSENT, DISK, HOST, TIERS
+from .keys import KEY_BYTES
 from .residency import Residency
 from .stripe import Stripe
 from .tier import Place
@@ -60,24 +61,26 @@ class Dropping:
 
     def drop(
         self,
-        subjects: Callable[[int], Sequence[Tombstone]],
+        subjects: Callable[[int, Sequence[bytes]], Sequence[Tombstone]],
         rows: Callable[[], Sequence[int]],
         *,
         overwrite: bool,
     ) -> Receipt:
         """Drop the rows that ``rows`` names, with all that hangs from them.
 
-        ``subjects`` makes the tombstones for a generation; ``rows`` is called under the store's
-        lock.  ``overwrite`` zeroes the payload too.
+        ``subjects`` makes the tombstones, from the generation up to which they hold and the keys of
+        the rows; ``rows`` is called under the store's lock.  ``overwrite`` zeroes the payload too.
         """
         residency = self._residency
         with self._one_at_a_time:
             with residency.lock:
                 generation = residency.generation
-                debris, count = self._remove(rows())
+                named = rows()
+                keys = [residency.index.fid[row][:KEY_BYTES] for row in named]
+                debris, count = self._remove(named)
             unreachable = {n for n, s in enumerate(residency.disk.stripes) if s.breaker.is_open}
             if residency.disk.stripes:
-                self._drops.add(subjects(generation), unreachable)
+                self._drops.add(subjects(generation, keys), unreachable)
             written = self._wipe(debris, unreachable, overwrite=overwrite)
             with residency.lock:
                 self._release(debris, unreachable)

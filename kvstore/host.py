@@ -75,7 +75,7 @@ class HostTier:
         start = (slot + 1) * SLOT_BYTES
         return self._bytes[start : start + SLOT_BYTES]
 
-    def write_header(self, slot: int, header: bytes) -> None:
+    def write_header(self, slot: int, header: bytes | bytearray) -> None:
         """Publish a frame to whoever may inherit the slab."""
         start = (slot + 1) * SLOT_BYTES
         self._bytes[start : start + len(header)] = header

@@ -94,6 +94,10 @@ class Index:
             yield child
             child = self._next[child]
 
+    def has_children(self, row: int) -> bool:
+        """Whether some row's parent is ``row``."""
+        return self._child[row] != NONE
+
     def roots(self) -> list[int]:
         """Rows without a parent."""
         rows = self.rows()

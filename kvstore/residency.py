@@ -209,6 +209,9 @@ class Residency:
             elif self._waits_for_disk(row):
                 self._passed.add(row)
                 self._dirty[row] = None
+            elif slab.is_fit(slot := self.index.place[HOST][row], nbytes):
+                self.evict(row, HOST, keep_slot=True)
+                return slot
             else:
                 self.evict(row, HOST)
                 if (slot := slab.take(nbytes)) >= 0:
@@ -231,13 +234,20 @@ class Residency:
                 return place
         return None
 
-    def evict(self, row: int, tier: int) -> None:
-        """Let a row leave one tier; its last copy takes the row along."""
+    def evict(self, row: int, tier: int, *, keep_slot: bool = False) -> None:
+        """Let a row leave one tier; its last copy takes the row along.
+
+        ``keep_slot`` leaves its host slot with the caller, who has a use for just such a one.
+        """
         index = self.index
-        nbytes = index.nbytes[tier][row]
-        self._leave(row, tier)
         self.counters.evicted[tier] += 1
-        self.counters.evicted_bytes[tier] += nbytes
+        self.counters.evicted_bytes[tier] += index.nbytes[tier][row]
+        if keep_slot:
+            self.host.wipe(index.place[HOST][row])
+            index.place[HOST][row] = ABSENT
+            self.policy.forget(HOST, [row])
+        else:
+            self._leave(row, tier)
         if index.place[HOST][row] == ABSENT and index.place[DISK][row] == ABSENT:
             self._forget(row, Reason.EVICTED)
 
@@ -311,12 +321,10 @@ class Residency:
             leased = self.host.slab.is_leased(index.place[HOST][row])
         else:
             leased = self.disk.is_leased(self.disk_place(row))
+        if leased or (row in self.marks.pins and self.marks.pins[row] > self.clock()):
+            return True
         is_last = index.place[DISK if tier == HOST else HOST][row] == ABSENT
-        return (
-            leased
-            or self.marks.pins.get(row, 0.0) > self.clock()
-            or (is_last and next(index.children(row), NONE) != NONE)
-        )
+        return is_last and index.has_children(row)
 
     def _waits_for_disk(self, row: int) -> bool:
         index = self.index

@@ -7,70 +7,36 @@
 Nothing here waits: where no room can be made, the blocks before are stored and the rest is not.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..compression.codec import ATTACHMENT, BASE
-from .files import Bytes
-from .frame import Header, arrange, encode
 from .ghosts import Reason
 from .identity import Identity
 from .index import NONE
-from .keys import KeyKind, tenant_id
-from .layout import EXACT, Part
-from .meta import Meta, encode_meta
+from .keys import tenant_id
+from .layout import Part
+from .molds import Batch, Mold, Molds, Terms, spread
 from .pages import Pages
 from .parcel import Parcel
-from .payload import RAW, cut
 from .residency import Residency
-from .segments import SegmentEntry
-
-Attachments = Mapping[str, Sequence[Bytes]]
-"""By name, one array of uint8 for each block from the first that is saved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms blocks are saved."""
-
-    saved: float  # now, seconds since the epoch
-    fidelity: int = EXACT
-    expiry: float = 0.0  # seconds since the epoch, 0 for never
-    tags: tuple[str, ...] = ()
-    attachments: Attachments = field(default_factory=dict)
-
-
-class Batch(NamedTuple):
-    """A prompt's full blocks: keys, and what they were computed from."""
-
-    keys: Sequence[bytes]
-    tokens: memoryview  # all tokens, packed as uint32-LE
-    extras: Mapping[int, bytes]
-    first: int  # block number from which on the engine has KV
-
-    @property
-    def blocks(self) -> range:
-        """Block numbers to be saved."""
-        return range(self.first, len(self.keys))
 
 
 class _Incoming(NamedTuple):
     """One frame between admission and publication."""
 
-    part: Part
     block: int
+    mold: Mold
     parcel: Parcel
-    rows: tuple[SegmentEntry, ...]
-    meta: bytes
-    inline: bytes  # the meta again, or empty where it lies in the payload
 
 
 class _Admission(NamedTuple):
-    """What a save found under the lock: frames to fill, and rows that only got new tags."""
+    """A save under way: its molds, the frames to fill, and rows that only got new tags."""
 
+    batch: Batch
+    terms: Terms
+    molds: Molds
     incoming: list[_Incoming]
     retagged: list[int]
 
@@ -80,51 +46,57 @@ class Saving:
 
     def __init__(self, residency: Residency, identity: Identity, parts: Sequence[Part]) -> None:
         self._residency = residency
-        self._layout = identity.layout
-        self._is_private = identity.is_private
-        self._parts = parts
-        self._root = identity.root
-        self._tenant = tenant_id(identity.tenant)
+        self._identity = identity
+        self._suffixes = [(part, bytes(part)) for part in parts]
         with residency.lock:
-            self._tenant_number = residency.tenant_number(self._tenant)
+            self._tenant = residency.tenant_number(tenant_id(identity.tenant))
 
     def save(self, batch: Batch, pages: Pages, terms: Terms) -> tuple[int, list[int]]:
         """How many of the prompt's blocks are stored now, and the rows to be written to disk."""
-        incoming, retagged = admission = _Admission([], [])
+        molds = Molds(self._identity, batch, terms, self._residency.host)
+        admission = _Admission(batch, terms, molds, [], [])
         with self._residency.lock:
-            self._residency.on_behalf_of = self._tenant_number
-            stored = self._admit(batch, terms, admission)
+            self._residency.on_behalf_of = self._tenant
+            stored = self._admit(admission)
         is_complete = False
         try:
-            self._gather(batch, incoming, pages, terms)
-            self._write_headers(batch, incoming, terms)
+            self._gather(admission, pages)
             is_complete = True
         finally:
             with self._residency.lock:
-                rows = self._publish(incoming, terms) if is_complete else self._undo(incoming)
-        return stored, rows + retagged
+                rows = self._publish(admission) if is_complete else self._undo(admission)
+        return stored, rows + admission.retagged
 
-    def _admit(self, batch: Batch, terms: Terms, admission: _Admission) -> int:
+    def _admit(self, admission: _Admission) -> int:
+        batch = admission.batch
         self._touch(batch)
-        for block in batch.blocks:
-            for part in self._parts:
-                if not self._admit_one(batch, block, part, terms=terms, admission=admission):
-                    return block
+        for block in range(batch.first, len(batch.keys)):
+            for part, suffix in self._suffixes:
+                if not self._admit_one(admission, block, part, suffix):
+                    return block if block > batch.first else self._stored_before(batch)
         return len(batch.keys)
+
+    def _stored_before(self, batch: Batch) -> int:
+        """Blocks before the batch's first that are stored, counted from the beginning."""
+        find = self._residency.index.find
+        for block in range(batch.first):
+            if any(find(batch.keys[block] + suffix) == NONE for _, suffix in self._suffixes):
+                return block
+        return batch.first
 
     def _touch(self, batch: Batch) -> None:
         """What is stored of this prompt is in use: it is the last to make room for the rest."""
-        find = self._residency.index.find_all
-        suffixes = [bytes(part) for part in self._parts]
-        rows = find([key + suffix for key in batch.keys for suffix in suffixes])
-        self._residency.policy.touch([row for row in rows if row != NONE])
+        suffixes = [suffix for _, suffix in self._suffixes]
+        rows = self._residency.index.find_all([k + s for k in batch.keys for s in suffixes])
+        stored = [row for row in rows if row != NONE]
+        if stored:
+            self._residency.policy.touch(stored)
 
-    def _admit_one(
-        self, batch: Batch, block: int, part: Part, *, terms: Terms, admission: _Admission
-    ) -> bool:
+    def _admit_one(self, admission: _Admission, block: int, part: Part, suffix: bytes) -> bool:
         """Whether a frame is stored already, or has a slot now."""
         residency, index = self._residency, self._residency.index
-        fid = batch.keys[block] + bytes(part)
+        batch, terms, molds, incoming, retagged = admission
+        fid = batch.keys[block] + suffix
         row = index.find(fid)
         if row != NONE and 0 < index.expiry[row] <= terms.saved:
             residency.remove(row, Reason.EXPIRED)
@@ -132,130 +104,63 @@ class Saving:
         if row != NONE and index.fidelity[row] >= terms.fidelity and not residency.is_lost(row):
             residency.extend(row, terms.expiry)
             if residency.tag(row, terms.tags):
-                admission.retagged.append(row)
+                retagged.append(row)
             return True
         # looked up anew for each frame: making room for the one before may have evicted it
-        parent = index.find(batch.keys[block - 1] + bytes(part)) if block else NONE
+        parent = index.find(batch.keys[block - 1] + suffix) if block else NONE
         if block and parent == NONE:
             return False  # nobody could reach this block
-        meta = self._meta(batch, block, terms)
-        segments, inline = arrange(fid, meta, self._segments(batch, block, part, terms))
-        nbytes = sum(s.length for s in segments) - len(inline)
+        mold = molds.mold(part, block)
         if row == NONE:
-            parcel = residency.admit(fid, parent, nbytes)
+            parcel = residency.admit(fid, parent, mold.nbytes)
         else:
-            parcel = residency.admit_better(row, nbytes)
+            parcel = residency.admit_better(row, mold.nbytes)
         if parcel is None:
             return False
         if row == NONE:
-            self._describe(parcel.row, terms, is_plain=bool(inline))
-        admission.incoming.append(_Incoming(part, block, parcel, segments, meta, inline))
+            self._describe(parcel.row, terms, mold)
+        incoming.append(_Incoming(block, mold, parcel))
         return True
 
-    def _describe(self, row: int, terms: Terms, *, is_plain: bool) -> None:
+    def _describe(self, row: int, terms: Terms, mold: Mold) -> None:
         residency, index = self._residency, self._residency.index
-        index.tokens[row] = self._layout.block_tokens
-        index.tenant[row] = self._tenant_number
+        index.tokens[row] = mold.pattern.tokens
+        index.tenant[row] = self._tenant
         index.fidelity[row] = terms.fidelity
-        index.plain[row] = is_plain
+        index.plain[row] = mold.stamp is not None
         residency.limit(row, terms.expiry)
-        residency.marks.tag(row, terms.tags)
-        if self._is_private:
+        if terms.tags:
+            residency.marks.tag(row, terms.tags)
+        if self._identity.is_private:
             index.private.add(row)
 
-    def _meta(self, batch: Batch, block: int, terms: Terms) -> bytes:
-        step = 4 * self._layout.block_tokens
-        tokens = bytes(batch.tokens[block * step : (block + 1) * step])
-        extras = batch.extras.get(block, b"")
-        return encode_meta(Meta(tokens, extras, terms.tags, tuple(terms.attachments)))
-
-    def _segments(self, batch: Batch, block: int, part: Part, terms: Terms) -> list[SegmentEntry]:
-        layers = len(self._layout.groups[part.group].layers)
-        length = self._layout.frame_bytes(part.group, self._layout.block_tokens)
-        base = SegmentEntry(BASE, 0, RAW, 0, layers, 0, EXACT, 0, length)
-        return [base] + [
-            SegmentEntry(ATTACHMENT, length=arrays[block - batch.first].nbytes, fidelity=EXACT)
-            for arrays in terms.attachments.values()
-        ]
-
-    def _gather(
-        self, batch: Batch, incoming: Sequence[_Incoming], pages: Pages, terms: Terms
-    ) -> None:
-        for part in self._parts:
-            here = [frame for frame in incoming if frame.part == part]
+    def _gather(self, admission: _Admission, pages: Pages) -> None:
+        molds, incoming = admission.molds, admission.incoming
+        for part, _ in self._suffixes:
+            here = [frame for frame in incoming if frame.mold.part == part]
             if not here:
                 continue
-            targets = [self._base_pieces(frame) for frame in here]
-            views = [p[0] if len(p) == 1 else np.empty(_length(p), np.uint8) for p in targets]
+            targets = [molds.base_pieces(frame.mold, frame.parcel) for frame in here]
+            length = here[0].mold.base.length
+            views = [p[0] if len(p) == 1 else np.empty(length, np.uint8) for p in targets]
             pages.gather(part, [frame.block for frame in here], views)
             for view, pieces in zip(views, targets, strict=True):
                 if len(pieces) > 1:
-                    _spread(view, pieces)
-        for frame in incoming:
-            self._write_rest(batch, frame, terms)
+                    spread(view, pieces)
+        for block, mold, parcel in incoming:
+            molds.finish(mold, block, parcel)
 
-    def _base_pieces(self, frame: _Incoming) -> list[Bytes]:
-        base = next(s for s in frame.rows if s.kind == BASE)
-        pieces = self._residency.host.pieces(frame.parcel.slot, frame.parcel.nbytes)
-        return cut(pieces, base.offset, base.length)
-
-    def _write_rest(self, batch: Batch, frame: _Incoming, terms: Terms) -> None:
-        """What stands beside the base in the payload: a long meta segment, attachments."""
-        rest = [] if frame.inline else [np.frombuffer(frame.meta, np.uint8)]
-        rest += [arrays[frame.block - batch.first] for arrays in terms.attachments.values()]
-        segments = [s for s in frame.rows if s.kind != BASE and not s.is_inline]
-        for segment, data in zip(segments, rest, strict=True):
-            pieces = self._residency.host.pieces(frame.parcel.slot, frame.parcel.nbytes)
-            _spread(data, cut(pieces, segment.offset, segment.length))
-
-    def _write_headers(self, batch: Batch, incoming: Sequence[_Incoming], terms: Terms) -> None:
-        host = self._residency.host
-        seed = host.superblock.seed
-        for part, block, parcel, rows, _, inline in incoming:
-            header = Header(
-                batch.keys[block],
-                batch.keys[block - 1] if block else self._root,
-                self._root[:16],
-                self._tenant,
-                part.group,
-                part.shard,
-                self._layout.group_shards(part.group),
-                terms.fidelity,
-                KeyKind.BLOCK,
-                self._layout.block_tokens,
-                block * self._layout.block_tokens,
-                parcel.generation,
-                terms.expiry,
-                terms.saved,
-                rows,
-                host.slab.extents(parcel.slot),
-                inline,
-            )
-            host.write_header(parcel.slot, encode(header, seed))
-
-    def _publish(self, incoming: Sequence[_Incoming], terms: Terms) -> list[int]:
-        residency = self._residency
+    def _publish(self, admission: _Admission) -> list[int]:
+        residency, incoming = self._residency, admission.incoming
         rows = residency.arrive([frame.parcel for frame in incoming])
-        for frame in incoming:
-            row, generation, _, _, replaces = frame.parcel
-            if replaces and residency.is_current(row, generation):
-                self._describe(row, terms, is_plain=bool(frame.inline))
+        for _, mold, parcel in incoming:
+            if parcel.replaces and residency.is_current(parcel.row, parcel.generation):
+                self._describe(parcel.row, admission.terms, mold)
                 residency.counters.replaced += 1
         residency.counters.saved += len(rows)
         residency.counters.saved_bytes += sum(frame.parcel.nbytes for frame in incoming)
         return rows
 
-    def _undo(self, incoming: Sequence[_Incoming]) -> list[int]:
-        self._residency.abandon([frame.parcel for frame in incoming])
+    def _undo(self, admission: _Admission) -> list[int]:
+        self._residency.abandon([frame.parcel for frame in admission.incoming])
         return []
-
-
-def _length(pieces: Sequence[Bytes]) -> int:
-    return sum(piece.nbytes for piece in pieces)
-
-
-def _spread(data: Bytes, pieces: Sequence[Bytes]) -> None:
-    start = 0
-    for piece in pieces:
-        np.copyto(piece, data[start : start + piece.nbytes])
-        start += piece.nbytes

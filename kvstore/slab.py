@@ -165,6 +165,10 @@ class Slab:
         """Whether a frame has the place."""
         return self._count[slot] > 0
 
+    def is_fit(self, slot: int, nbytes: int) -> bool:
+        """Whether a taken place is one run of just the pages for ``nbytes``."""
+        return self._count[slot] == pages_for(nbytes) and slot not in self._scattered
+
     def lease(self, slot: int) -> None:
         """Keep a place from being used again: a reader or an I/O has it."""
         self._leases[slot] += 1

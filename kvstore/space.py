@@ -26,12 +26,13 @@ from .index import NONE
 from .keys import Tokens, tenant_id
 from .layout import EXACT, Part
 from .loading import Loading
+from .molds import Attachments, Batch, Terms
 from .mover import Mover
 from .pages import Pages
 from .plan import Plan
 from .promotion import Promotion
 from .residency import Residency
-from .saving import Attachments, Batch, Saving, Terms
+from .saving import Saving
 from .settings import Settings
 from .tombstones import Kind, Tombstone, tag_subject
 
@@ -215,7 +216,7 @@ class Space:
         if tag is not None:
             return self._drop_tag(tag, overwrite=overwrite)
         return self._shared.dropping.drop(
-            lambda generation: [
+            lambda generation, _: [
                 Tombstone(Kind.KEY, key, generation, self._residency.clock()) for key in named
             ],
             lambda: [
@@ -232,13 +233,19 @@ class Space:
         tenant = tenant_id(self.identity.tenant)
         subject = tag_subject(tenant, tag)
 
+        def tombstones(generation: int, keys: Sequence[bytes]) -> list[Tombstone]:
+            # the keys too: what hangs from a tagged block goes with it, and may have no tag
+            now = residency.clock()
+            by_key = [Tombstone(Kind.KEY, key, generation, now) for key in keys]
+            return [Tombstone(Kind.TAG, subject, generation, now), *by_key]
+
         def rows() -> list[int]:
             number = residency.tenant_number(tenant)
             rows = residency.marks.tagged(tag)
             return [row for row in rows if residency.index.tenant[row] == number]
 
         return self._shared.dropping.drop(
-            lambda generation: [Tombstone(Kind.TAG, subject, generation, residency.clock())],
+            tombstones,
             rows,
             overwrite=overwrite,
         )

@@ -175,7 +175,7 @@ class Store:
             return found
 
         return self._dropping.drop(
-            lambda generation: [Tombstone(Kind.TENANT, subject, generation, self._clock())],
+            lambda generation, _: [Tombstone(Kind.TENANT, subject, generation, self._clock())],
             rows,
             overwrite=overwrite,
         )
