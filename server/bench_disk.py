@@ -1,0 +1,152 @@
+"""Disk: how close reading and writing blocks come to a bare loop of the same I/O.
+
+What is read was not in memory: prompts are loaded in turn, and host memory holds only the last two.
+The whole way counts: match, read, header and checksum verified, copied out.  What is written goes
+into a slab that was written before, and counts when it is synced.
+"""
+
+import time
+from pathlib import Path
+
+from ..kvstore.index import DISK
+from ..kvstore.layout import Layout
+from ..kvstore.pages import ArrayPages
+from ..kvstore.settings import Settings
+from ..kvstore.space import Space
+from ..kvstore.store import Store
+from .bench_figures import Figure, Pairs, Trial, paired, spread
+from .bench_ground import (
+    PART,
+    Scale,
+    identity_of,
+    layout_of,
+    prompt_of,
+    settings_of,
+    size_of,
+    touched,
+)
+from .bench_raw import RawDisk
+
+_SAVED_AT_ONCE = 4
+_RESIDENT = 2  # prompts that host memory holds
+_PAGES_FILE = "pages.kvs"
+
+
+class _Prompts:
+    """Prompts of equal length on one store's disk, and memory for one of them outside of it."""
+
+    def __init__(self, layout: Layout, scale: Scale) -> None:
+        self.layout = layout
+        self.block = layout.frame_bytes(0, layout.block_tokens)
+        self.blocks = max(1, scale.span // 2 // self.block)
+        self.bytes = self.blocks * self.block
+        self.count = max(_RESIDENT + 2, scale.disk // self.bytes)
+        self.tokens = self.blocks * layout.block_tokens
+        self.array = touched(self.bytes).reshape(self.blocks, self.block)
+        self.pages = ArrayPages(layout, {PART: self.array})
+
+    def settings(self, directory: Path, writers: int) -> Settings:
+        """A store whose memory holds two of them and whose disk holds all."""
+        return settings_of(
+            directory, _RESIDENT * self.bytes, disk=self.count * self.bytes, writers=writers
+        )
+
+    def offsets(self, number: int) -> list[int]:
+        """Where a bare loop moves as many blocks."""
+        first = number % self.count * self.bytes
+        return list(range(first, first + self.bytes, self.block))
+
+    def fill(self, settings: Settings) -> None:
+        """Put them all on the disk of a new store, whose pages are written once by that."""
+        with Store(settings) as store:
+            space = store.space(identity_of(self.layout))
+            for number in range(self.count):
+                self.save(space, number)
+                store.flush()
+
+    def save(self, space: Space, number: int) -> None:
+        """Save one, a few blocks at a time, as an engine's prefill does."""
+        tokens, step = prompt_of(number, self.tokens), _SAVED_AT_ONCE * self.layout.block_tokens
+        for start in range(0, self.tokens, step):
+            space.save(tokens[: start + step], self.pages, start=start)
+
+
+def disk_get(scale: Scale, directory: Path) -> list[Figure]:
+    """Cold loads against bare reads of the same slab file."""
+    figures = []
+    for nbytes in scale.blocks:
+        prompts = _Prompts(layout_of(nbytes), scale)
+        settings = prompts.settings(directory / f"get-{nbytes}", writers=1)
+        prompts.fill(settings)
+        with Store(settings) as store:
+            space = store.space(identity_of(prompts.layout))
+            with RawDisk(settings.dir / _PAGES_FILE, threads=settings.readers) as raw:
+                pairs = _reads(space, raw, prompts, rounds=scale.rounds)
+            _check_cold(store, prompts, rounds=scale.rounds + 1)
+        name = f"disk get, {size_of(nbytes)}, cold / bare reads"
+        note = f"{settings.readers} readers; {_rate(pairs, prompts)}"
+        figures.append(Figure(name, pairs.speed, 0.95, note=note))
+    return figures
+
+
+def disk_put(scale: Scale, directory: Path) -> list[Figure]:
+    """Saves, until they are synced, against bare writes."""
+    figures = []
+    for nbytes in scale.blocks:
+        for writers in (1, 2):
+            prompts = _Prompts(layout_of(nbytes), scale)
+            settings = prompts.settings(directory / f"put-{nbytes}-{writers}", writers)
+            prompts.fill(settings)
+            with Store(settings) as store, RawDisk(directory / "raw", threads=writers) as raw:
+                raw.format(prompts.count * prompts.bytes, prompts.array.reshape(-1))
+                pairs = _writes(store, raw, prompts, rounds=scale.rounds)
+            name = f"disk put, {size_of(nbytes)}, {writers} deep / bare writes"
+            figures.append(Figure(name, pairs.speed, 0.90, note=_rate(pairs, prompts)))
+    return figures
+
+
+def _reads(space: Space, raw: RawDisk, prompts: _Prompts, *, rounds: int) -> Pairs:
+    def ours(number: int) -> Trial:
+        tokens = prompt_of(number % prompts.count, prompts.tokens)
+
+        def load() -> None:
+            with space.hold(space.match(tokens)) as hit:
+                if hit.load(prompts.pages) != prompts.tokens:
+                    raise AssertionError("a prompt that was flushed is not restored")
+
+        return load
+
+    def theirs(number: int) -> Trial:
+        offsets = prompts.offsets(number + prompts.count // 2)
+        return lambda: raw.read(offsets, list(prompts.array))
+
+    return paired(ours, theirs, rounds=rounds, clock=time.perf_counter)
+
+
+def _writes(store: Store, raw: RawDisk, prompts: _Prompts, *, rounds: int) -> Pairs:
+    space = store.space(identity_of(prompts.layout))
+
+    def ours(number: int) -> Trial:
+        def put() -> None:
+            prompts.save(space, prompts.count + number)
+            if not store.flush():
+                raise AssertionError("what was saved is not all on disk")
+
+        return put
+
+    def theirs(number: int) -> Trial:
+        offsets = prompts.offsets(number)
+        return lambda: raw.write(offsets, list(prompts.array))
+
+    return paired(ours, theirs, rounds=rounds, clock=time.perf_counter)
+
+
+def _check_cold(store: Store, prompts: _Prompts, *, rounds: int) -> None:
+    loaded = store.counters.loaded[DISK]
+    if loaded != rounds * prompts.blocks:
+        raise AssertionError(f"{loaded} blocks were read from disk, not {rounds * prompts.blocks}")
+
+
+def _rate(pairs: Pairs, prompts: _Prompts) -> str:
+    bare = spread([prompts.bytes / s / 1e9 for s in pairs.theirs]).median
+    return f"bare: {bare:.2f} GB/s"
