@@ -116,6 +116,12 @@ class Layout:
         """Bytes of one token's KV in the whole model."""
         return sum(group.token_bytes for group in self.groups)
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What a whole block is made of: every stored shard of every group, in order."""
+        groups = range(len(self.groups))
+        return tuple(Part(g, shard) for g in groups for shard in range(self.group_shards(g)))
+
     def group_shards(self, group: int) -> int:
         """Shards that this group is stored in: replicated heads are stored once."""
         heads = self.groups[group].heads

@@ -39,8 +39,13 @@ def disk_slots(settings: Settings) -> int:
     return slots_for(share) * len(settings.slab_dirs) if share else 0
 
 
-def open_host(settings: Settings, fd: int | None) -> HostTier:
-    """The host tier in what the index leaves of the memory setting; ``fd`` adopts a slab."""
+def open_host(settings: Settings, fd: int | None, nbytes: int | None = None) -> HostTier:
+    """The host tier in what the index leaves of the memory setting; ``fd`` adopts a slab.
+
+    ``nbytes`` gives the host tier just that much, whatever the setting says.
+    """
+    if nbytes is not None:
+        return HostTier(nbytes, fd=fd)
     rows = disk_slots(settings) + slots_for(settings.memory) + SPARE_ROWS
     if 2 * rows * ROW_BYTES > settings.memory:
         raise settings.refuse(

@@ -9,7 +9,7 @@ One process has a directory at a time; another one that opens it gets ``StoreBus
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from ..compression.codecs import CODECS
 from ..eviction.policies import POLICIES
+from .collecting import Collection
 from .demote import Demotion
 from .dropping import Dropping, Receipt
 from .drops import Drops
@@ -29,7 +30,7 @@ from .files import BlockFile, DirectFile, OpenFile
 from .ghosts import Ghosts
 from .identity import Identity
 from .index import DISK, HOST, TIERS, Index
-from .keys import tenant_id
+from .keys import Tokens, chain, tenant_id
 from .layout import Layout
 from .mover import Mover
 from .opening import SPARE_ROWS, disk_slots, lock_directory, open_disk, open_host, refuge
@@ -53,7 +54,8 @@ class Store:
     """Tiers under one directory.  Every verb may be called from any thread.
 
     ``clock`` gives seconds since the epoch; ``open_file`` opens slab files; ``host_fd`` adopts the
-    host slab of a dead process.  Raises ``SettingsError`` where the settings do not fit this
+    host slab of a dead process; ``host_bytes`` makes it that large, whatever ``memory`` says
+    (``inspection.py``).  Raises ``SettingsError`` where the settings do not fit this
     machine and ``StoreBusyError`` where another process has the directory.
     """
 
@@ -64,6 +66,7 @@ class Store:
         clock: Callable[[], float] = time.time,
         open_file: OpenFile | None = None,
         host_fd: int | None = None,
+        host_bytes: int | None = None,
     ) -> None:
         self.settings = settings or Settings.load()
         self.settings.check()
@@ -75,7 +78,7 @@ class Store:
         with ExitStack() as undo:
             if self.settings.disk:
                 undo.callback(os.close, lock_directory(self.settings.dir))
-            self._host = open_host(self.settings, host_fd)
+            self._host = open_host(self.settings, host_fd, host_bytes)
             undo.callback(self._host.close)
             self._disk = open_disk(self.settings, open_file or self._direct_file, clock)
             undo.callback(self._disk.close)
@@ -155,6 +158,7 @@ class Store:
 
     def expire(self) -> int:
         """Remove what has expired now; how many blocks."""
+        self._check_open()
         with self._residency.lock:
             return self._residency.expire()
 
@@ -179,6 +183,16 @@ class Store:
             rows,
             overwrite=overwrite,
         )
+
+    def collect(self, identity: Identity, prompts: Iterable[Tokens] | None = None) -> Collection:
+        """The stored blocks of these prompts, or all of this identity, in chain order, to be read.
+
+        Raises ArgumentError for tokens that are no uint32.
+        """
+        self._check_open()
+        step = identity.layout.block_tokens
+        chains = None if prompts is None else [chain(identity.root, p, step) for p in prompts]
+        return Collection(self._residency, identity, chains)
 
     def verify(self, progress: Progress | None = None) -> Report:
         """Read everything that is stored and forget what is damaged.
