@@ -1,3 +1,36 @@
-"""kvstrata: a tiered store that lets LLM inference engines keep and reuse KV caches."""
+"""kvstrata: a tiered store that lets LLM inference engines keep and reuse KV caches.
+
+    from kvstrata import Identity, Settings, Store
+
+    with Store(Settings.load()) as store:
+        space = store.space(identity)
+        with space.hold(space.match(tokens)) as hit:
+            restored = hit.load(pages)
+
+For a transformers model one line does all of it: ``kvstrata.connectors.transformers.attach``.
+"""
+
+from .kvstore.errors import KVStrataError
+from .kvstore.identity import Identity
+from .kvstore.layout import EXACT, Group, Layout, Part
+from .kvstore.pages import ArrayPages, Pages
+from .kvstore.settings import Settings
+from .kvstore.space import Space
+from .kvstore.store import Store
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "EXACT",
+    "ArrayPages",
+    "Group",
+    "Identity",
+    "KVStrataError",
+    "Layout",
+    "Pages",
+    "Part",
+    "Settings",
+    "Space",
+    "Store",
+    "__version__",
+]

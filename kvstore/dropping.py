@@ -31,7 +31,8 @@ class Receipt:
     """What a drop did.
 
     ``blocks`` counts frames; ``removed`` counts them by tier; of their payload on all tiers
-    ``overwritten_bytes`` were overwritten, ``freed_bytes`` only freed.  ``partial`` names the media
+    ``overwritten_bytes`` were overwritten, ``freed_bytes`` only freed (what somebody still reads is
+    never overwritten).  ``partial`` names the media
     that could not be reached; empty means that nothing can bring the blocks back.
     """
 
@@ -133,7 +134,9 @@ class Dropping:
         """Overwrite headers, and payload where asked; payload bytes that were overwritten."""
         host, disk, written = self._residency.host, self._residency.disk, 0
         if overwrite:
-            for slot, nbytes in debris.slots:
+            with self._residency.lock:  # nobody can lease a removed block, so these stay ours
+                unread = [each for each in debris.slots if not host.slab.is_shared(each[0])]
+            for slot, nbytes in unread:
                 for piece in host.pieces(slot, nbytes):
                     piece[:] = np.uint8(0)
                 written += nbytes

@@ -83,6 +83,7 @@ class DirectFile:
 
     def sync(self) -> None:
         """fdatasync."""
+        self._check_open()
         try:
             os.fdatasync(self._fd)
         except OSError as error:
@@ -102,12 +103,17 @@ class DirectFile:
         fd, self._fd = self._fd, -1
         os.close(fd)
 
+    def _check_open(self) -> None:
+        if self._fd < 0:
+            raise TierError(f"{self.path} was closed")
+
     def _move(
         self,
         call: Callable[[int, list[memoryview], int], int],
         offset: int,
         arrays: Sequence[Bytes],
     ) -> None:
+        self._check_open()
         todo = [array.data for array in arrays]
         try:
             while todo:

@@ -69,6 +69,8 @@ class Hit:
         self._deadline_s = deadline_s
         self._is_last = is_last
         self._is_closed = False
+        parts = dict.fromkeys(part for part, _ in leases)
+        self._lengths = {p: layout.frame_bytes(p.group, layout.block_tokens) for p in parts}
         self.fidelity = min((lease.fidelity for lease in leases.values()), default=EXACT)
 
     @property
@@ -89,7 +91,7 @@ class Hit:
         """
         deadline = time.monotonic() + self._deadline_s
         bad: set[tuple[Part, int]] = set()
-        for part in self._parts():
+        for part in self._lengths:
             span = layers or (0, len(self._layout.groups[part.group].layers))
             for batch in self._batches(part, deadline, bad):
                 self._scatter(part, batch, pages, span=span, bad=bad)
@@ -118,8 +120,9 @@ class Hit:
         if not self._is_closed and self._is_last():
             self._is_closed = True
             with self._residency.lock:
+                release = self._residency.release
                 for lease in self._leases.values():
-                    self._residency.release(lease.row, lease.generation, lease.slot)
+                    release(lease.row, lease.generation, lease.slot)
 
     def __enter__(self) -> Self:
         return self
@@ -131,9 +134,6 @@ class Hit:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _parts(self) -> list[Part]:
-        return list(dict.fromkeys(part for part, _ in self._leases))
 
     def _batches(
         self, part: Part, deadline: float, bad: set[tuple[Part, int]]
@@ -185,25 +185,23 @@ class Hit:
 
     def _bytes(self, part: Part, lease: Lease, layers: tuple[int, int]) -> Bytes:
         host = self._residency.host
-        tokens = self._layout.block_tokens
-        length = self._layout.frame_bytes(part.group, tokens)
+        length = self._lengths[part]
         pieces = host.pieces(lease.slot, lease.nbytes)
-        if self._is_plain(lease):
+        if lease.is_plain if lease.fetch is None else lease.fetch.is_plain:
+            if lease.nbytes == length and len(pieces) == 1:
+                return pieces[0]
             if lease.nbytes < length:
                 raise FrameError(f"a base of at most {lease.nbytes} bytes where {length} belong")
             return joined(cut(pieces, 0, length))
         raw = host.header(lease.slot)
         header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
-        shape = self._layout.frame_shape(part.group, tokens)
+        shape = self._layout.frame_shape(part.group, self._layout.block_tokens)
         block = Block(self._layout.groups[part.group], shape, np.empty(length, np.uint8))
         decode(header, pieces, block, layers=layers)
         return block.data
 
-    def _is_plain(self, lease: Lease) -> bool:
-        return lease.is_plain if lease.fetch is None else lease.fetch.is_plain
-
     def _shorten(self, bad: set[tuple[Part, int]]) -> None:
-        parts = self._parts()
+        parts = list(self._lengths)
         ready = np.zeros((len(parts), self._blocks), np.bool_)
         for number, part in enumerate(parts):
             for block in range(self._blocks):
@@ -214,10 +212,11 @@ class Hit:
             self._residency.counters.failed_loads += 1
 
     def _count(self) -> None:
-        counters = self._residency.counters
+        counters, leases = self._residency.counters, self._leases.values()
+        read = [lease.nbytes for lease in leases if lease.fetch is not None]
+        kept = [lease.nbytes for lease in leases if lease.fetch is None]
         with self._residency.lock:
             counters.loaded_tokens += self.tokens
-            for lease in self._leases.values():
-                tier = HOST if lease.fetch is None else DISK
-                counters.loaded[tier] += 1
-                counters.loaded_bytes[tier] += lease.nbytes
+            for tier, sizes in ((HOST, kept), (DISK, read)):
+                counters.loaded[tier] += len(sizes)
+                counters.loaded_bytes[tier] += sum(sizes)

@@ -86,11 +86,12 @@ class Loading:
         fetches: list[Fetch],
     ) -> int | None:
         """Lease what is still missing for so many blocks; the first block that cannot be had."""
-        reach = [(part, needed(self._layout, part, blocks)) for part in self._parts]
+        reach = [(p, bytes(p), needed(self._layout, p, blocks)) for p in self._parts]
         for block in range(blocks):
-            missing = (p for p, wanted in reach if block in wanted and (p, block) not in leases)
-            for part in missing:
-                lease = self._lease_one(plan.keys[block] + bytes(part), fetches)
+            for part, suffix, wanted in reach:
+                if block not in wanted or (part, block) in leases:
+                    continue
+                lease = self._lease_one(plan.keys[block] + suffix, fetches)
                 if lease is None:
                     return block
                 leases[part, block] = lease
@@ -99,7 +100,7 @@ class Loading:
     def _lease_one(self, fid: bytes, fetches: list[Fetch]) -> Lease | None:
         residency, index = self._residency, self._residency.index
         row = index.find(fid)
-        if row == NONE or self._is_expired(row):
+        if row == NONE or 0 < index.expiry[row] <= residency.clock():
             return None
         generation, slot = index.generation[row], index.place[HOST][row]
         fetch = None
@@ -121,10 +122,12 @@ class Loading:
 
     def _trim(self, leases: dict[tuple[Part, int], Lease], blocks: int) -> None:
         """End the leases that restoring so many blocks does not need."""
-        for part, block in list(leases):
-            if block not in needed(self._layout, part, blocks):
-                lease = leases.pop((part, block))
-                self._residency.release(lease.row, lease.generation, lease.slot)
+        reach = {part: needed(self._layout, part, blocks) for part in self._parts}
+        if len(leases) == sum(len(wanted) for wanted in reach.values()):
+            return
+        for part, block in [which for which in leases if which[1] not in reach[which[0]]]:
+            lease = leases.pop((part, block))
+            self._residency.release(lease.row, lease.generation, lease.slot)
 
     def _touch(self, leases: dict[tuple[Part, int], Lease]) -> None:
         by_block = sorted(leases, key=lambda which: which[1])
@@ -143,9 +146,6 @@ class Loading:
             elif not residency.is_on_disk(row):
                 states[number] = State.PENDING
         return states
-
-    def _is_expired(self, row: int) -> bool:
-        return 0 < self._residency.index.expiry[row] <= self._residency.clock()
 
     def _fidelity(self, rows: list[list[int]], blocks: int) -> int:
         fidelity = self._residency.index.fidelity

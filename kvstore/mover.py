@@ -19,13 +19,14 @@ from .frame import encode
 from .payload import is_plain, sectors
 from .promotion import Promotion
 from .residency import Residency
+from .slab import PAGE_BYTES
 from .stripe import Stripe
 from .survey import dirty
 
 _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
 _HOUSE_S = 1.0
-_FORMAT_PAGES = 512  # 8 MiB
+_FORMAT_PAGES = 512  # 8 MiB, or a 64th of a smaller slab; none while it is filling up
 _FORMAT_PAUSE_S = 0.01
 
 
@@ -71,6 +72,8 @@ class Mover:
 
     def store(self, rows: Sequence[int], generations: Sequence[int]) -> None:
         """Write these rows to disk, in this order, as soon as it goes."""
+        if not self._disk.stripes:
+            return
         with self._changed:
             for row, generation in zip(rows, generations, strict=True):
                 self._number += 1
@@ -157,13 +160,16 @@ class Mover:
         stripe, lock = self._disk.stripes[number], self._residency.lock
         if not stripe.is_new:
             return
-        for start in range(stripe.slab.pages // _FORMAT_PAGES - 1, -1, -1):
-            extent = start * _FORMAT_PAGES, _FORMAT_PAGES
+        pages = stripe.slab.pages
+        step = max(1, min(_FORMAT_PAGES, pages // 64))
+        for start in range(pages - step, -1, -step):
+            extent = start, step
             with self._changed:
                 if self._changed.wait_for(lambda: self._closing, _FORMAT_PAUSE_S):
                     return
             with lock:
-                if stripe.breaker.is_open or not stripe.slab.borrow(extent):
+                is_roomy = 4 * stripe.slab.free_bytes > pages * PAGE_BYTES
+                if stripe.breaker.is_open or not is_roomy or not stripe.slab.borrow(extent):
                     continue
             try:
                 stripe.zero_pages(extent)

@@ -41,9 +41,13 @@ def cut(pieces: Sequence[Bytes], offset: int, length: int) -> list[Bytes]:
     return parts
 
 
-def joined(pieces: Sequence[Bytes]) -> Bytes:
-    """The bytes of arrays end to end in one, aligned; a copy unless it is one already."""
-    if len(pieces) == 1 and pieces[0].ctypes.data % _WORD == 0:
+def joined(pieces: Sequence[Bytes], *, offset: int = 0) -> Bytes:
+    """The bytes of arrays end to end in one; a copy unless it is one already.
+
+    ``offset`` is where they begin in their pages: from an odd place they are copied, so that they
+    can be looked at as numbers.
+    """
+    if len(pieces) == 1 and offset % _WORD == 0:
         return pieces[0]
     return np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
 
@@ -136,7 +140,7 @@ def decode(
             segment = Segment(
                 s.kind, (s.layer_start, s.layer_end), s.length, s.fidelity, s.calibration
             )
-            data = joined(cut(pieces, s.offset, s.length))
+            data = joined(cut(pieces, s.offset, s.length), offset=s.offset)
             by_codec.setdefault(s.codec, []).append(Encoded(segment, data))
     for number, encoded in by_codec.items():
         codec = CODECS_BY_NUMBER.get(number)

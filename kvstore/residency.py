@@ -203,13 +203,14 @@ class Residency:
         slot = slab.take(nbytes)
         if slot >= 0 or nbytes > slab.pages * PAGE_BYTES:
             return slot
+        places = self.index.place[HOST]
         for row, _ in self.policy.victims(HOST):
             if self._is_busy(row, HOST):
                 self._passed.add(row)
             elif self._waits_for_disk(row):
                 self._passed.add(row)
                 self._dirty[row] = None
-            elif slab.is_fit(slot := self.index.place[HOST][row], nbytes):
+            elif slab.is_fit(slot := places[row], nbytes):
                 self.evict(row, HOST, keep_slot=True)
                 return slot
             else:
@@ -270,7 +271,11 @@ class Residency:
 
     def release(self, row: int, generation: int, slot: int) -> None:
         """End a lease on a host slot; a victim that was passed over for it is offered again."""
-        if self.host.slab.release(slot) and self.is_current(row, generation):
+        if (
+            self.host.slab.release(slot)
+            and row in self._passed
+            and self.is_current(row, generation)
+        ):
             self.offer(row)
 
     def offer(self, row: int) -> None:
@@ -328,8 +333,9 @@ class Residency:
 
     def _waits_for_disk(self, row: int) -> bool:
         index = self.index
-        on_disk = index.place[DISK][row] != ABSENT
-        return self.disk.takes_writes and not on_disk and row not in index.private
+        if index.place[DISK][row] != ABSENT or row in index.private:
+            return False
+        return self.disk.takes_writes
 
     def _drop_dirty(self, nbytes: int) -> int:
         while self._dirty:
@@ -385,10 +391,11 @@ class Residency:
         parent = index.parent[row]
         ghost = Ghost(reason, self.clock(), index.tenant[row], self.on_behalf_of)
         self.ghosts.add(index.fid[row], ghost)
-        self.marks.forget(row)
-        self.retagged.discard(row)
-        self._passed.discard(row)
-        self._dirty.pop(row, None)
+        if row in self._passed:
+            self._passed.discard(row)
+            self._dirty.pop(row, None)
+        if self.marks.forget(row):
+            self.retagged.discard(row)
         index.remove(row)
         if parent != NONE:
             self.offer(parent)

@@ -128,7 +128,9 @@ class Saving:
         index.tenant[row] = self._tenant
         index.fidelity[row] = terms.fidelity
         index.plain[row] = mold.stamp is not None
-        residency.limit(row, terms.expiry)
+        index.expiry[row] = terms.expiry
+        if terms.expiry:
+            residency.limit(row, terms.expiry)
         if terms.tags:
             residency.marks.tag(row, terms.tags)
         if self._identity.is_private:

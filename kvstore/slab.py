@@ -139,6 +139,11 @@ class Slab:
         return self._free_pages.free * PAGE_BYTES
 
     @property
+    def used_bytes(self) -> int:
+        """Bytes of the pages that frames have."""
+        return (self.pages - self._free_pages.free - self._borrowed) * PAGE_BYTES
+
+    @property
     def used_slots(self) -> int:
         """Frames that have a place."""
         return self.slots - len(self._free_slots)
@@ -186,6 +191,10 @@ class Slab:
     def is_leased(self, slot: int) -> bool:
         """Whether a reader or an I/O has the place."""
         return self._leases[slot] > 0
+
+    def is_shared(self, slot: int) -> bool:
+        """Whether a place has more than one lease."""
+        return self._leases[slot] > 1
 
     @property
     def leased(self) -> int:

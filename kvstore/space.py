@@ -11,6 +11,7 @@ I/O never do.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ Extras = Mapping[int, bytes] | None
 """By block number, bytes that also enter that block's key: hashes of images and the like."""
 
 _FOREVER = 1 << 62
+_TAG_BYTES = 256
 
 
 class Shared(NamedTuple):
@@ -128,26 +130,12 @@ class Space:
         packed = keys.uint32_tokens(tokens)
         chain = self._keys(packed, extras)
         first = start // self.layout.block_tokens
-        now = self._residency.clock()
-        ttl_s = self._shared.settings.ttl if ttl_s is None else ttl_s
-        if not 0 <= ttl_s < inf:
-            raise ArgumentError(f"ttl_s={ttl_s} is not a number of seconds, 0 for never")
-        if not 0 <= fidelity <= EXACT:
-            raise ArgumentError(f"fidelity={fidelity} is not in 0..{EXACT}")
         _check_attachments(attachments or {}, len(chain) - first)
-        terms = Terms(
-            saved=now,
-            fidelity=min(fidelity, derived_from.fidelity) if derived_from else fidelity,
-            expiry=now + ttl_s if ttl_s else 0.0,
-            tags=tuple(tags),
-            attachments=attachments or {},
+        terms = self._terms(
+            min(fidelity, derived_from.fidelity) if derived_from else fidelity, ttl_s
         )
-        batch = Batch(
-            chain,
-            packed.data.cast("B"),
-            extras or {},
-            first,
-        )
+        terms = replace(terms, tags=_checked(tags), attachments=attachments or {})
+        batch = Batch(chain, packed.data.cast("B"), extras or {}, first)
         stored, rows = self._saving.save(batch, pages, terms)
         self._write(rows)
         return stored
@@ -165,7 +153,7 @@ class Space:
 
     def tag(self, tokens: Tokens, tags: Iterable[str], *, extras: Extras = None) -> int:
         """Add tags to a prompt's stored blocks; how many blocks."""
-        tags, changed = tuple(tags), []
+        tags, changed = _checked(tags), []
 
         def add(row: int) -> None:
             if self._residency.tag(row, tags):
@@ -208,6 +196,7 @@ class Space:
         the tenant.  One of the three is given.  ``overwrite`` zeroes the payload too.  Returns when
         nothing can bring the blocks back; raises ArgumentError where nothing is named.
         """
+        self._shared.check_open()
         named = list(blocks)
         if prefix is not None:
             named += self._keys(prefix, extras)[-1:]
@@ -265,6 +254,15 @@ class Space:
                     act(row)
         return len(chain)
 
+    def _terms(self, fidelity: int, ttl_s: float | None) -> Terms:
+        now = self._residency.clock()
+        ttl_s = self._shared.settings.ttl if ttl_s is None else ttl_s
+        if not 0 <= ttl_s < inf:
+            raise ArgumentError(f"ttl_s={ttl_s} is not a number of seconds, 0 for never")
+        if not 0 <= fidelity <= EXACT:
+            raise ArgumentError(f"fidelity={fidelity} is not in 0..{EXACT}")
+        return Terms(saved=now, fidelity=fidelity, expiry=now + ttl_s if ttl_s else 0.0)
+
     def _write(self, rows: Sequence[int]) -> None:
         if self._write_behind and rows:
             self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
@@ -290,6 +288,15 @@ class Space:
             if joined > 1:
                 self._held[owner] = hit, joined - 1
             return joined == 1
+
+
+def _checked(tags: Iterable[str]) -> tuple[str, ...]:
+    tags = tuple(tags)
+    for tag in tags:
+        is_text = isinstance(tag, str) and tag.isprintable()
+        if not (is_text and 0 < len(tag.encode()) <= _TAG_BYTES):
+            raise ArgumentError(f"tag {tag!r} is not 1 to {_TAG_BYTES} bytes of printable text")
+    return tags
 
 
 def _check_attachments(attachments: Attachments, blocks: int) -> None:

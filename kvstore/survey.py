@@ -42,7 +42,7 @@ def usage(residency: Residency, tier: int, slabs: Sequence[Slab]) -> Usage:
     here = rows[_places(residency, tier, rows) != ABSENT]
     return Usage(
         sum(slab.pages for slab in slabs) * PAGE_BYTES,
-        sum(slab.pages * PAGE_BYTES - slab.free_bytes for slab in slabs),
+        sum(slab.used_bytes for slab in slabs),
         int(np.asarray(residency.index.nbytes[tier])[here].sum()),
         len(here),
         sum(slab.leased for slab in slabs),

@@ -8,6 +8,17 @@ from types import ModuleType
 import kvstrata
 
 PUBLIC = {
+    "EXACT",
+    "ArrayPages",
+    "Group",
+    "Identity",
+    "KVStrataError",
+    "Layout",
+    "Pages",
+    "Part",
+    "Settings",
+    "Space",
+    "Store",
     "__version__",
 }
 
