@@ -251,6 +251,8 @@ class Residency:
             self._leave(row, tier)
         if index.place[HOST][row] == ABSENT and index.place[DISK][row] == ABSENT:
             self._forget(row, Reason.EVICTED)
+        elif index.parent[row] in self._passed:
+            self.offer(index.parent[row])  # it may have been passed over for this child
 
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
