@@ -95,6 +95,8 @@ class Demotion:
             if not self._is_wanted(job):
                 return None
             host.write_header(job.slot, encode(sealed.header, host.superblock.seed))
+            if not self._disk.takes_writes:
+                return None  # memory is all there is; its checksums are taken all the same
             place = residency.take_disk(nbytes)
             if place is None:
                 residency.counters.failed_writes += 1

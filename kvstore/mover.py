@@ -72,8 +72,6 @@ class Mover:
 
     def store(self, rows: Sequence[int], generations: Sequence[int]) -> None:
         """Write these rows to disk, in this order, as soon as it goes."""
-        if not self._disk.stripes:
-            return
         with self._changed:
             for row, generation in zip(rows, generations, strict=True):
                 self._number += 1
@@ -102,6 +100,8 @@ class Mover:
     def _jobs(
         self, readers: int, writers: int
     ) -> Iterable[tuple[str, Callable[..., None], tuple[int, ...]]]:
+        if not self._disk.stripes:
+            yield "seal", self._write_loop, ()  # a slab that is inherited needs checksums
         for stripe in range(len(self._disk.stripes)):
             yield from (("read", self._read_loop, (stripe,)) for _ in range(readers))
             yield from (("write", self._write_loop, ()) for _ in range(writers))

@@ -66,7 +66,6 @@ class Space:
         self._shared = shared
         self._residency = shared.residency
         self._mover = shared.mover
-        self._write_behind = shared.settings.write == "behind" and not identity.is_private
         self._parts = tuple(
             Part(group, shard)
             for group in range(len(self.layout.groups))
@@ -264,7 +263,7 @@ class Space:
         return Terms(saved=now, fidelity=fidelity, expiry=now + ttl_s if ttl_s else 0.0)
 
     def _write(self, rows: Sequence[int]) -> None:
-        if self._write_behind and rows:
+        if not self.identity.is_private and rows:
             self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
 
     def _hold(self, plan: Plan, at_most: int, is_last: Callable[[], bool]) -> Hit:

@@ -138,7 +138,8 @@ class Store:
         blocks, or ``write`` is ``"none"``) or the time ran out.
         """
         self._check_open()
-        if self.settings.write == "none":
+        if not self._disk.takes_writes:
+            self._mover.drain(timeout_s)  # checksums are taken behind the save, too
             return False
         with self._residency.lock:
             last = self._residency.generation
