@@ -2,7 +2,8 @@
 
 The host copy is leased meanwhile and becomes a clean victim when it is done.  Its checksums are
 taken here, behind the save, and written into the host header too, so that a process that inherits
-the slab can believe it.  A block that is on disk already only gets the tags it was given since.
+the slab can believe it.  A block that is on disk already only gets a header that says what was
+said of it since: tags, a longer life.
 """
 
 import threading
@@ -29,6 +30,7 @@ class _Job(NamedTuple):
     slot: int
     nbytes: int
     tags: tuple[str, ...]
+    expiry: float
 
 
 class Demotion:
@@ -47,8 +49,8 @@ class Demotion:
         with residency.lock:
             if not residency.is_current(row, generation):
                 return
-            is_stale = row in residency.retagged
-            residency.retagged.discard(row)
+            is_stale = row in residency.outdated
+            residency.outdated.discard(row)
             tags = residency.marks.tags_of(row)
             place = residency.disk_place(row)
             slot = index.place[HOST][row]
@@ -60,9 +62,9 @@ class Demotion:
                 return
             else:
                 residency.host.slab.lease(slot)
-            job = _Job(row, generation, slot, index.nbytes[HOST][row], tags)
+            job = _Job(row, generation, slot, index.nbytes[HOST][row], tags, index.expiry[row])
         if place.slot != ABSENT:
-            self._retag(job, place)
+            self._restate(job, place)
         else:
             self._write(job)
 
@@ -112,7 +114,7 @@ class Demotion:
         host = self._residency.host
         pieces = host.pieces(job.slot, sectors(job.nbytes))
         header = parse(host.header(job.slot), pages=host.slab.pages, slab=host.superblock.seed)
-        return Sealed(seal(with_tags(header, job.tags), pieces), pieces)
+        return Sealed(seal(restated(header, job.tags, job.expiry), pieces), pieces)
 
     def _compress(self, sealed: Sealed) -> Sealed:
         layout = self._layouts.get(sealed.header.root)
@@ -142,11 +144,11 @@ class Demotion:
             self._residency.counters.failed_writes += not was_written
             self._disk.give(place)
 
-    def _retag(self, job: _Job, place: Place) -> None:
-        """Write a leased place's header anew, with these tags."""
+    def _restate(self, job: _Job, place: Place) -> None:
+        """Write a leased place's header anew, with what was said of the block since."""
         residency = self._residency
         try:
-            header = with_tags(self._disk.read_header(place), job.tags)
+            header = restated(self._disk.read_header(place), job.tags, job.expiry)
             record = self._disk.write_header(place, header)
             with residency.lock:
                 is_wanted = residency.is_current(job.row, job.generation)
@@ -169,18 +171,18 @@ class Demotion:
         return buffer[:nbytes]
 
 
-def with_tags(header: Header, tags: tuple[str, ...]) -> Header:
-    """The header with these tags in its meta segment, where there is room for them inline."""
+def restated(header: Header, tags: tuple[str, ...], expiry: float) -> Header:
+    """The header with this expiry and, where its slot has room for them, these tags."""
+    header = header._replace(expiry=expiry)
     first = header.segments[0]
     if not first.is_inline:
         return header
     old = parse_meta(header.inline[: first.length])
-    if old.tags == tags:
-        return header
     meta = encode_meta(old._replace(tags=tags))
+    if old.tags == tags or len(meta) - first.length > _room(header):
+        return header
     longer = first._replace(length=len(meta), checksum=checksum(header.frame_id, meta))
-    changed = header._replace(segments=(longer, *header.segments[1:]), inline=meta)
-    return changed if len(meta) - first.length <= _room(header) else header
+    return header._replace(segments=(longer, *header.segments[1:]), inline=meta)
 
 
 def _room(header: Header) -> int:

@@ -59,7 +59,7 @@ class Residency:
         self.generation = 1
         self.on_behalf_of = 0  # the tenant for whom room is being made
         self.marks = Marks()
-        self.retagged: set[int] = set()  # rows whose stored tags are older than their marks
+        self.outdated: set[int] = set()  # rows of which more was said than their headers know
         self._tenants: dict[bytes, int] = {bytes(16): 0}
         self._passed: set[int] = set()  # victims passed over, to be offered again on a touch
         self._dirty: dict[int, None] = {}  # those of them that only wait to be written
@@ -167,12 +167,17 @@ class Residency:
         """A small number for a tenant's 16 bytes."""
         return self._tenants.setdefault(tenant, len(self._tenants))
 
-    def extend(self, row: int, expiry: float) -> None:
-        """A row that is saved again lives at least as long."""
+    def extend(self, row: int, expiry: float, tags: Iterable[str]) -> bool:
+        """A row is saved again: it lives at least as long and has these tags too.
+
+        Whether what is stored of it is to be written anew.
+        """
         self.counters.already_stored += 1
         current = self.index.expiry[row]
         if current and (not expiry or expiry > current):
             self.limit(row, expiry)
+            self.outdated.add(row)
+        return self.tag(row, tags) or row in self.outdated
 
     def is_resident(self, row: int) -> bool:
         """Whether the row has a place that can be read."""
@@ -319,7 +324,7 @@ class Residency:
         """Add tags to a row; whether what is stored of it is to be written anew."""
         if not self.marks.tag(row, tags):
             return False
-        self.retagged.add(row)
+        self.outdated.add(row)
         return True
 
     def _is_busy(self, row: int, tier: int) -> bool:
@@ -397,7 +402,7 @@ class Residency:
             self._passed.discard(row)
             self._dirty.pop(row, None)
         if self.marks.forget(row):
-            self.retagged.discard(row)
+            self.outdated.discard(row)
         index.remove(row)
         if parent != NONE:
             self.offer(parent)

@@ -32,13 +32,13 @@ class _Incoming(NamedTuple):
 
 
 class _Admission(NamedTuple):
-    """A save under way: its molds, the frames to fill, and rows that only got new tags."""
+    """A save under way: its molds, the frames to fill, and rows of which only more is said."""
 
     batch: Batch
     terms: Terms
     molds: Molds
     incoming: list[_Incoming]
-    retagged: list[int]
+    outdated: list[int]
 
 
 class Saving:
@@ -65,7 +65,7 @@ class Saving:
         finally:
             with self._residency.lock:
                 rows = self._publish(admission) if is_complete else self._undo(admission)
-        return stored, rows + admission.retagged
+        return stored, rows + admission.outdated
 
     def _admit(self, admission: _Admission) -> int:
         batch = admission.batch
@@ -95,16 +95,15 @@ class Saving:
     def _admit_one(self, admission: _Admission, block: int, part: Part, suffix: bytes) -> bool:
         """Whether a frame is stored already, or has a slot now."""
         residency, index = self._residency, self._residency.index
-        batch, terms, molds, incoming, retagged = admission
+        batch, terms, molds, incoming, outdated = admission
         fid = batch.keys[block] + suffix
         row = index.find(fid)
         if row != NONE and 0 < index.expiry[row] <= terms.saved:
             residency.remove(row, Reason.EXPIRED)
             row = NONE
         if row != NONE and index.fidelity[row] >= terms.fidelity and not residency.is_lost(row):
-            residency.extend(row, terms.expiry)
-            if residency.tag(row, terms.tags):
-                retagged.append(row)
+            if residency.extend(row, terms.expiry, terms.tags):
+                outdated.append(row)
             return True
         # looked up anew for each frame: making room for the one before may have evicted it
         parent = index.find(batch.keys[block - 1] + suffix) if block else NONE

@@ -70,6 +70,7 @@ class Store:
     ) -> None:
         self.settings = settings or Settings.load()
         self.settings.check()
+        _log.setLevel(self.settings.log_level)
         self._clock = clock
         self.counters = Counters()
         self._layouts: dict[bytes, Layout] = {}
