@@ -105,7 +105,7 @@ def new_bundle(path: Path, identity: Identity, *, replace: bool = False) -> Iter
     if _block_bytes(identity.layout) > _MAX_BLOCK:
         raise BundleError(f"blocks of more than {_MAX_BLOCK} bytes cannot be carried")
     if path.exists() and not replace:
-        raise BundleError(f"{path} is there already; name another file, or have it replaced")
+        raise BundleError(f"{path} is there already; name another file, or replace it (--force)")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _foreign(f"cannot write {path}"):

@@ -22,6 +22,7 @@ from .units import format_size
 FEW_FRAMES = 1 << 20
 """Bytes of host memory for those who load nothing."""
 
+_FILES = ("headers.kvs", "pages.kvs")
 _HINT = "; name the right one with --dir or KVSTRATA_DIR, or run the program that makes it"
 
 
@@ -50,9 +51,12 @@ def inspect(
     return Store(as_it_is, clock=clock, host_bytes=host_bytes)
 
 
-def is_store(settings: Settings) -> bool:
-    """Whether there is a store in ``settings.dir``, with all of its slab files."""
-    return settings.dir.is_dir() and not _without_slab(settings)
+def is_vacant(settings: Settings) -> bool:
+    """Whether there is nothing of a store in the directories that the settings name."""
+    directories = settings.slab_dirs
+    return not (settings.dir / "index").exists() and not any(
+        _length(directory / name) for directory in directories for name in _FILES
+    )
 
 
 def _slab_bytes(settings: Settings) -> int:
@@ -81,7 +85,7 @@ def _without_slab(settings: Settings) -> list[Path]:
     return [
         directory
         for directory in settings.slab_dirs
-        if not all(_length(directory / name) for name in ("headers.kvs", "pages.kvs"))
+        if not all(_length(directory / name) for name in _FILES)
     ]
 
 

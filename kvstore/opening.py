@@ -80,7 +80,10 @@ def open_disk(settings: Settings, open_file: OpenFile, clock: Callable[[], float
 
 def lock_directory(directory: Path) -> int:
     """Take the directory for this process; the lock goes with the descriptor or the process."""
-    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TierError(f"cannot take {directory} for this process: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -10,6 +10,7 @@ import typer
 
 from .. import __version__
 from ..kvstore.errors import KVStrataError
+from .commands import add_to
 
 app = typer.Typer(
     name="kvstrata",
@@ -35,6 +36,9 @@ def root(
     """Keep the KV caches of LLM inference engines, and give them back."""
 
 
+add_to(app)
+
+
 def main() -> None:
     """Run the command line."""
     try:
@@ -42,6 +46,8 @@ def main() -> None:
     except KVStrataError as error:
         print(f"kvstrata: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt as interrupted:  # while a module was being imported
+        raise SystemExit(130) from interrupted
 
 
 if __name__ == "__main__":
