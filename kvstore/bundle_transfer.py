@@ -18,6 +18,7 @@ from .bundle import Bundle, BundleBlock, Progress, decode_into, new_bundle
 from .errors import BundleError, TierError
 from .files import Bytes
 from .identity import Identity
+from .index import HOST, TIERS
 from .keys import Tokens
 from .layout import Layout, Part
 from .payload import attachments_of
@@ -26,7 +27,7 @@ from .space import Space
 from .store import Store
 
 BATCH_BYTES = 16 << 20
-"""What is imported between two waits for the disk; a larger block is a batch of its own."""
+"""The most that is imported between two waits for the disk; a larger block goes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class _Terms(NamedTuple):
 
 
 def host_bytes_for(block_bytes: int) -> int:
-    """Host memory that an import of blocks of this size needs: two batches, and the headers."""
+    """Host memory in which an import of blocks of this size goes well."""
     return 4 * max(BATCH_BYTES, block_bytes)
 
 
@@ -103,26 +104,39 @@ def import_bundle(
 ) -> Imported:
     """Save every block of a bundle that ``check`` has passed.
 
-    The store writes behind and has ``host_bytes_for`` of host memory.  Raises TierError where the
-    disk does not take what was saved, BundleError where the file changed since it was checked.
+    The store writes behind; ``host_bytes_for`` says what host memory it should have.  Raises
+    TierError where the disk does not take what was saved, BundleError where the file changed since
+    it was checked.
     """
     importing = _Importing(store, store.space(bundle.identity), clock)
-    for batch in _batches(bundle.blocks(progress)):
+    for batch in _batches(bundle.blocks(progress), bundle.block_bytes, _batch_bytes(store)):
         importing.save(batch)
     return importing.result
 
 
-def _batches(blocks: Iterable[BundleBlock]) -> Iterator[list[BundleBlock]]:
-    """Runs of blocks of which each continues the one before, on the same terms."""
+def _batch_bytes(store: Store) -> int:
+    """What host memory has room for beside the batch before and what is in its way."""
+    host = next(tier for tier in store.stats().tiers if tier.name == TIERS[HOST])
+    return min(BATCH_BYTES, host.capacity_bytes // 4)
+
+
+def _batches(
+    blocks: Iterable[BundleBlock], block_bytes: int, limit: int
+) -> Iterator[list[BundleBlock]]:
+    """Runs of blocks of which each continues the one before, on the same terms.
+
+    Together they have up to ``limit`` bytes, ``block_bytes`` each when they are decoded.
+    """
     batch: list[BundleBlock] = []
     nbytes = 0
     for block in blocks:
+        size = max(block.nbytes, block_bytes)
         is_next = batch and block.past == batch[-1].past + 1 and _terms(block) == _terms(batch[0])
-        if batch and (not is_next or nbytes + block.nbytes > BATCH_BYTES):
+        if batch and (not is_next or nbytes + size > limit):
             yield batch
             batch, nbytes = [], 0
         batch.append(block)
-        nbytes += block.nbytes
+        nbytes += size
     if batch:
         yield batch
 

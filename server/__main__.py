@@ -4,6 +4,7 @@ What a user did wrong is one sentence on standard error and exit status 2, never
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -39,10 +40,10 @@ def root(
 add_to(app)
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ``arguments`` None means this process's own."""
     try:
-        app(prog_name="kvstrata")
+        app(arguments, prog_name="kvstrata")
     except KVStrataError as error:
         print(f"kvstrata: {error}", file=sys.stderr)
         raise SystemExit(2) from error
