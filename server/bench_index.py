@@ -32,6 +32,7 @@ _STARTS = 4
 _BATCH = 16
 _AHEAD = 512  # blocks that wait for the disk at most
 _NAP_S = 0.0005
+_IDLE_S = 0.2
 _HOUSE_EVERY = 256  # batches
 
 Result = TypeVar("Result")
@@ -142,6 +143,7 @@ def _churn(home: Path, scale: Scale) -> _Churn:
     """Save new blocks, load earlier ones, keep house; the disk tier is full and evicts."""
     store = _open(home, scale)
     space = store.space(identity_of(LAYOUT))
+    _wait_until_idle()
     saves, loads, houses = [0.0], [0.0], [0.0]
     for number in range(scale.churn // _BATCH):
         saves.append(_pause(partial(_save, space, number)))
@@ -166,6 +168,15 @@ def _load(space: Space, number: int) -> None:
     tokens = prompt_of(number, _BATCH * LAYOUT.block_tokens)
     with space.hold(space.match(tokens)) as hit:
         hit.load(NoPages())
+
+
+def _wait_until_idle() -> None:
+    """Let the store's threads do what they do once: touch memory, format, commit."""
+    spent = _IDLE_S
+    while spent >= _IDLE_S / 10:
+        spent = time.process_time()
+        time.sleep(_IDLE_S)
+        spent = time.process_time() - spent
 
 
 def _wait_for_disk(store: Store) -> None:
