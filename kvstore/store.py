@@ -147,10 +147,7 @@ class Store:
             rows = dirty(self._residency)
         self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
         is_drained = self._mover.drain(timeout_s)
-        try:
-            self._disk.sync()
-        except TierError as error:
-            _log.warning("flush: %s", error)
+        if not self._sync():
             return False
         with self._residency.lock:
             index = self._residency.index
@@ -239,6 +236,8 @@ class Store:
             return
         if self.settings.write == "behind" and self._disk.takes_writes:
             self.flush(_CLOSE_S)
+        else:
+            self._sync()  # what was forgotten is to be gone from the index, too
         self._is_closed = True
         self._resources.close()
         _log.info("closed %s", self.settings.dir)
@@ -253,6 +252,14 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _sync(self) -> bool:
+        try:
+            self._disk.sync()
+        except TierError as error:
+            _log.warning("flush: %s", error)
+            return False
+        return True
 
     def _check_open(self) -> None:
         if self._is_closed:
