@@ -11,10 +11,11 @@ from hashlib import sha256
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..kvstore.errors import LayoutError
+from ..kvstore.identity import Identity, private_weights
 from ..kvstore.layout import Group, Layout
 
 FAMILIES = frozenset(
@@ -43,6 +44,23 @@ _SAYS_NOTHING = ("_name_or_path", "_model_name_or_path", "architectures", "trans
 class _Kind(NamedTuple):
     window: int
     rope: str
+
+
+def identity_of(
+    model: PreTrainedModel, *, tenant: str = "", salt: str = "", block_tokens: int = 0
+) -> Identity:
+    """Who may share a model's KV; its weights are not known yet.
+
+    Raises ``LayoutError`` for a model whose KV cannot be reused, or not by this connector.
+    """
+    return Identity(
+        weights=private_weights(),
+        layout=layout_of(model.config, model.dtype, block_tokens=block_tokens),
+        config=config_digest(model.config),
+        producer=producer_of(model.config, model.dtype),
+        tenant=tenant,
+        salt=salt,
+    )
 
 
 def layout_of(config: PreTrainedConfig, dtype: torch.dtype, *, block_tokens: int = 0) -> Layout:

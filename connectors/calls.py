@@ -23,6 +23,7 @@ _OTHER_MODES = (
     "assistant_early_exit", "constraints", "dola_layers", "force_words_ids", "is_assistant",
     "penalty_alpha", "prompt_lookup_num_tokens", "token_healing", "use_mtp",
 )  # fmt: skip
+_OWN_HOOKS = "transformers.utils.output_capturing"
 _ROOM = 512  # tokens of an answer for which memory is set aside at once
 
 
@@ -131,8 +132,12 @@ def _state_reason(model: PreTrainedModel) -> Reason | None:
 
 
 def _is_hooked(module: torch.nn.Module) -> bool:
-    """Whether somebody may change what the module computes from the weights."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    """Whether somebody may change what the module computes from the weights.
+
+    Once asked for attentions, transformers leaves hooks of its own that only look.
+    """
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return "forward" in vars(module) or any(hook.__module__ != _OWN_HOOKS for hook in hooks)
 
 
 def _argument_reason(arguments: Mapping[str, object], settings: _Settings) -> Reason | None:

@@ -27,10 +27,10 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ..kvstore.errors import ArgumentError, KVStrataError
-from ..kvstore.identity import Identity, private_weights
+from ..kvstore.identity import Identity
 from ..kvstore.settings import Settings
 from ..kvstore.store import Store
-from .architecture import config_digest, layout_of, producer_of
+from .architecture import identity_of
 from .calls import Call, Reason, named, read
 from .connector import SpaceConnector
 from .memory import Shelf
@@ -45,44 +45,43 @@ _VERB = "generate"
 
 def attach(
     model: PreTrainedModel,
-    store: Store | None = None,
+    store: Store | Path | None = None,
     *,
-    dir: Path | None = None,
     weights: Path | None = None,
     tenant: str = "",
     salt: str = "",
+    block_tokens: int = 0,
 ) -> "TransformersConnector":
     """Let a model's ``generate`` keep its KV in ``store``, and take from it what is there.
 
-    Without a store one is opened in ``dir``, or where the settings say, and closed by ``detach``.
-    ``weights`` is the directory that the model was loaded from, if its files are what the model in
-    memory is: their digest is remembered, so the next start is instant.  Otherwise the parameters
-    in memory are read, in the background, and nothing goes to disk before that is done.
+    Instead of a store a directory may be given, or nothing: then one is opened there, or where the
+    settings say, and ``detach`` closes it.  ``weights`` is the directory that the model was loaded
+    from, if its files are what the model in memory is: their digest is remembered, so the next
+    start is instant.  Otherwise the parameters in memory are read, in the background, and nothing
+    goes to disk before that is done.  ``tenant`` and ``salt`` keep those apart who are not to share
+    (``Identity``); ``block_tokens`` is a power of two, 0 for blocks of 1 to 2 MiB.
 
     Raises ``LayoutError`` for a model whose KV cannot be reused, ``ArgumentError`` for one that has
     a store already, and what opening a store raises.
     """
     if _VERB in vars(model):
         raise ArgumentError("this model's generate is not its own any more; detach first")
-    identity = Identity(
-        weights=private_weights(),
-        layout=layout_of(model.config, model.dtype),
-        config=config_digest(model.config),
-        producer=producer_of(model.config, model.dtype),
-        tenant=tenant,
-        salt=salt,
-    )
-    opened = store or Store(Settings.load(arguments={"dir": dir}))
-    known = Weights(model, lambda: digest_of(model, weights))
+    identity = identity_of(model, tenant=tenant, salt=salt, block_tokens=block_tokens)
+    opened = store if isinstance(store, Store) else _opened(store)
     return TransformersConnector(
-        model, opened, identity=identity, weights=known, closes=store is None
+        model,
+        opened,
+        identity=identity,
+        weights=Weights(model, lambda: digest_of(model, weights)),
+        closes_store=opened is not store,
     )
 
 
 class TransformersConnector:
     """A model and its store.  Made by ``attach``; as a context manager it ends in ``detach``.
 
-    Several threads may call the model at once, as far as the model itself allows it.
+    ``engine`` is the model's own ``generate``, which knows nothing of the store.  Several threads
+    may call the model at once, as far as the model itself allows it.
     """
 
     def __init__(
@@ -92,16 +91,16 @@ class TransformersConnector:
         *,
         identity: Identity,
         weights: Weights,
-        closes: bool,
+        closes_store: bool = False,
     ) -> None:
         self.model = model
         self.store = store
         self.weights = weights
         self._identity = identity
-        self._closes = closes
+        self._closes_store = closes_store
         self._shelf = Shelf()
         self._tally = Tally()
-        self._engine: Callable[..., object] = getattr(model, _VERB)
+        self.engine: Callable[..., object] = getattr(model, _VERB)
         setattr(model, _VERB, self.generate)
 
     @property
@@ -119,8 +118,8 @@ class TransformersConnector:
         arguments = named(args, kwargs)
         restored = self._restore(read(self.model, arguments))
         if isinstance(restored, Reason):
-            return self._engine(**arguments)
-        output = self._engine(**arguments, past_key_values=restored.cache)
+            return self.engine(**arguments)
+        output = self.engine(**arguments, past_key_values=restored.cache)
         if isinstance(output, torch.Tensor):
             restored.save(output)
             restored.release()
@@ -146,7 +145,7 @@ class TransformersConnector:
         if vars(self.model).get(_VERB) == self.generate:
             delattr(self.model, _VERB)
         self._shelf.empty()
-        if self._closes:
+        if self._closes_store:
             self.store.close()
 
     def __enter__(self) -> Self:
@@ -179,3 +178,7 @@ class TransformersConnector:
             tally=self._tally,
             is_current=lambda: self.weights.current().change == known.change,
         )
+
+
+def _opened(directory: Path | None) -> Store:
+    return Store(Settings.load(arguments={"dir": directory}))
