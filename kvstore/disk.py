@@ -8,10 +8,12 @@ the header in the slot and the payload's checksum bear it out.
 import struct
 from collections.abc import Sequence
 
+import numpy as np
+
 from .catalog import Catalog
 from .errors import FrameError, TierError
-from .files import Bytes
-from .frame import Header, encode, parse
+from .files import Bytes, aligned
+from .frame import Header, encode, locate, parse, verify_segment
 from .payload import Sealed, cut, meta_of, sectors, verify_payload
 from .slab import PAGE_BYTES
 from .stripe import Stripe
@@ -134,9 +136,7 @@ class DiskTier:
     def read(self, place: Place, fid: bytes, generation: int, into: Sequence[Bytes]) -> Header:
         """Read a frame and verify it: header, key, generation, every segment."""
         stripe = self.stripes[place.stripe]
-        header = self.read_header(place)
-        if header.frame_id != fid or header.generation != generation:
-            raise FrameError("the slot holds another frame by now")
+        header = self._believed_header(place, fid, generation)
         length = header.payload_bytes
         if sectors(length) > sum(piece.nbytes for piece in into):
             raise FrameError("the payload is longer than the index says")
@@ -145,11 +145,31 @@ class DiskTier:
         meta_of(header, into)
         return header
 
+    def read_segment(self, place: Place, fid: bytes, generation: int, number: int) -> Bytes:
+        """Read and verify one segment of a frame, by its number in the table, and no other."""
+        header = self._believed_header(place, fid, generation)
+        segment = header.segments[number]
+        if segment.is_inline:
+            start = segment.offset
+            return np.frombuffer(header.inline[start : start + segment.length], np.uint8)
+        extents, skipped = locate(header, number)
+        data = aligned(sectors(skipped + segment.length))
+        self.stripes[place.stripe].read(extents, [data])
+        found = data[skipped : skipped + segment.length]
+        verify_segment(header, number, found.data)
+        return found
+
     def read_header(self, place: Place) -> Header:
         """Read what a slot says of its frame."""
         stripe = self.stripes[place.stripe]
         raw = stripe.read_header(place.slot)
         return parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+
+    def _believed_header(self, place: Place, fid: bytes, generation: int) -> Header:
+        header = self.read_header(place)
+        if header.frame_id != fid or header.generation != generation:
+            raise FrameError("the slot holds another frame by now")
+        return header
 
     def sync(self) -> None:
         """Slabs, then the catalog, are durable."""
