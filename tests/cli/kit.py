@@ -66,7 +66,7 @@ def fill(
         space = store.space(who or identity())
         for tokens in prompts:
             space.save(tokens, pages(store, tokens, who=who), tags=tags)
-        assert store.flush()
+            assert store.flush()
 
 
 def pages(store: Store, tokens: Sequence[int], *, who: Identity | None = None) -> KeyedPages:
