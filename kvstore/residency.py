@@ -12,7 +12,6 @@ A row whose last copy leaves is forgotten, and with it what hangs from it; ghost
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from ..eviction.policy import Action, Policy, Record
@@ -21,6 +20,7 @@ from .frame import Header
 from .ghosts import Ghost, Ghosts, Reason
 from .host import HostTier
 from .index import ABSENT, DISK, HOST, NONE, Index
+from .lock import StoreLock
 from .marks import Marks
 from .parcel import Parcel
 from .payload import is_plain
@@ -48,7 +48,7 @@ class Residency:
         counters: Counters,
         clock: Callable[[], float],
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = StoreLock()
         self.index = index
         self.host = host
         self.disk = disk
