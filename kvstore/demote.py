@@ -92,7 +92,8 @@ class Demotion:
             self._busy.discard((job.row, job.generation))
             if job.place.slot == ABSENT:
                 self._residency.release(job.row, job.generation, job.slot)
-        return [(j.row, j.generation) for j in jobs if j.row in self._residency.outdated]
+        outdated = self._residency.outdated
+        return [(j.row, j.generation) for j in jobs if j.place.slot == ABSENT and j.row in outdated]
 
     def _begin(self, row: int, generation: int) -> _Job | None:
         """Lease what is to be read or rewritten; None where there is nothing to be done."""
@@ -186,6 +187,9 @@ class Demotion:
                 self._disk.wipe(place)  # dropped meanwhile: it must leave no header behind
         except TierError as error:
             self._disk.stripes[place.stripe].breaker.failure(str(error))
+            with residency.lock.behind:
+                if residency.is_current(job.row, job.generation):
+                    residency.outdated.add(job.row)  # until the medium is well again
         except FrameError:
             pass  # damaged or dropped: whoever reads it finds out
         finally:
