@@ -138,6 +138,8 @@ class Mover:
         try:
             pieces = host.pieces(slot, sectors(fetch.parcel.nbytes))
             header = self._disk.read(source.place, source.fid, source.generation, pieces)
+            if header.payload_bytes != fetch.parcel.nbytes:  # what is behind it was not read
+                raise FrameError("the payload is not as long as the index says")
             fetch.is_plain = is_plain(header)
             here = header._replace(extents=host.slab.extents(slot))
             host.write_header(slot, encode(here, host.superblock.seed))
