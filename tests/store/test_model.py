@@ -8,8 +8,7 @@ Every byte that is restored is compared; the store's books are audited after eve
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -37,6 +36,7 @@ from tests.store.kit import (
     prompt,
     tier,
 )
+from tests.store.model import Model, prefix
 
 NAMES, BLOCKS = 6, 4
 TENANTS = ("red", "blue")
@@ -63,82 +63,6 @@ all_terms = st.builds(
     st.sampled_from((0, 0, 50, 500)),
     st.frozensets(st.sampled_from(TAGS), max_size=1),
 )
-
-
-@dataclass
-class Block:
-    """What is known of one block; times are of the store's clock."""
-
-    past: tuple[bytes, ...]  # keys before it in its chain
-    may: bool = False
-    must: bool = False
-    ends_latest: float = inf
-    ends_earliest: float = inf
-    pinned_until: float = 0.0
-    fidelity: int = -1  # the best that is stored for certain
-    tags: set[str] = field(default_factory=set)  # that it has for certain
-    maybe_tags: set[str] = field(default_factory=set)
-    is_damaged: bool = False  # on disk, and not yet found out
-
-    def forget(self) -> None:
-        """It is gone."""
-        self.may = self.must = self.is_damaged = False
-        self.pinned_until, self.fidelity = 0.0, -1
-        self.tags, self.maybe_tags = set(), set()
-
-
-class Model:
-    """One tenant's blocks by key."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[bytes, Block] = {}
-
-    def chain(self, keys: Sequence[bytes]) -> list[Block]:
-        """The blocks of a prompt."""
-        return [self.blocks.setdefault(k, Block(tuple(keys[:n]))) for n, k in enumerate(keys)]
-
-    def below(self, key: bytes) -> Iterator[Block]:
-        """A block and all that continues it."""
-        for each, block in self.blocks.items():
-            if each == key or key in block.past:
-                yield block
-
-    def saved(self, keys: Sequence[bytes], stored: int, *, ends: float, fidelity: int) -> None:
-        """So many blocks of a prompt are stored now."""
-        for block in self.chain(keys)[:stored]:
-            is_certain = block.must or block.pinned_until > 0
-            block.ends_latest = max(block.ends_latest, ends) if block.may else ends
-            block.ends_earliest = ends
-            if not is_certain:
-                block.tags = set()
-            if fidelity > block.fidelity:
-                block.must = False  # a better copy may be on its way to the disk
-            block.fidelity = max(fidelity, block.fidelity) if is_certain else fidelity
-            block.may = True
-
-    def expire(self, now: float) -> None:
-        """Time has passed."""
-        for key, block in list(self.blocks.items()):
-            if block.may and block.ends_latest <= now:
-                block.forget()
-            if block.ends_earliest <= now:
-                self.doubt(key)
-            if block.pinned_until <= now:
-                block.pinned_until = 0.0
-
-    def doubt(self, key: bytes) -> None:
-        """It may be gone, with what continues it."""
-        for block in self.below(key):
-            block.must, block.pinned_until = False, 0.0
-
-
-def _prefix(blocks: Sequence[Block], name: str) -> int:
-    count = 0
-    for block in blocks:
-        if not getattr(block, name):
-            break
-        count += 1
-    return count
 
 
 class Machine(RuleBasedStateMachine):
@@ -220,7 +144,7 @@ class Machine(RuleBasedStateMachine):
         with space.hold(space.match(tokens)) as hit:
             restored = hit.load(pages) // self.layout.block_tokens
             pages.check(hit.tokens, hit.fidelity)
-        assert restored <= _prefix(chain, "may")
+        assert restored <= prefix(chain, "may")
 
     @precondition(lambda self: len(self.hits) < 3)
     @rule(tenant=tenants, name=names, blocks=lengths)
@@ -240,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         space, tokens = self._space(tenant), self._tokens(name, blocks)
         pinned = space.pin(tokens, time)
         chain = self.models[tenant].chain(space.match(tokens).keys)
-        for block in chain[: min(pinned, _prefix(chain, "may"))]:
+        for block in chain[: min(pinned, prefix(chain, "may"))]:
             block.pinned_until = max(block.pinned_until, self.clock() + time)
 
     @rule(tenant=tenants, name=names, blocks=lengths)
@@ -379,10 +303,10 @@ class Machine(RuleBasedStateMachine):
                 plan = space.match(tokens)
                 chain = self.models[tenant].chain(plan.keys)
                 found = plan.tokens // self.layout.block_tokens
-                assert found <= _prefix(chain, "may"), "what is gone came back"
+                assert found <= prefix(chain, "may"), "what is gone came back"
                 if is_up:
-                    assert found >= _prefix(chain, "must"), "what was flushed is gone"
-                    assert found >= _prefix(chain, "pinned_until"), "what is pinned is gone"
+                    assert found >= prefix(chain, "must"), "what was flushed is gone"
+                    assert found >= prefix(chain, "pinned_until"), "what is pinned is gone"
 
 
 class WindowMachine(Machine):
