@@ -145,6 +145,11 @@ class Slab:
         return (self.pages - self._free_pages.free - self._borrowed) * PAGE_BYTES
 
     @property
+    def room_bytes(self) -> int:
+        """Bytes of the pages that no frame has, borrowed ones too: they come back."""
+        return self.pages * PAGE_BYTES - self.used_bytes
+
+    @property
     def used_slots(self) -> int:
         """Frames that have a place."""
         return self.slots - len(self._free_slots) - self._borrowed_slots
