@@ -1,6 +1,6 @@
 """A plain model of what a store may and must serve: one entry for each block ever saved."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from math import inf
 
@@ -18,11 +18,11 @@ class Block:
     fidelity: int = -1  # the best that is stored for certain
     tags: set[str] = field(default_factory=set)  # that it has for certain
     maybe_tags: set[str] = field(default_factory=set)
-    is_damaged: bool = False  # on disk, and not yet found out
+    is_doubtful: bool = False  # damaged on disk, or under the tombstone of a tag
 
     def forget(self) -> None:
         """It is gone."""
-        self.may = self.must = self.is_damaged = False
+        self.may = self.must = self.is_doubtful = False
         self.pinned_until, self.fidelity = 0.0, -1
         self.tags, self.maybe_tags = set(), set()
 
@@ -32,6 +32,7 @@ class Model:
 
     def __init__(self) -> None:
         self.blocks: dict[bytes, Block] = {}
+        self.dropped_tags: set[str] = set()
 
     def chain(self, keys: Sequence[bytes]) -> list[Block]:
         """The blocks of a prompt."""
@@ -55,6 +56,14 @@ class Model:
                 block.must = False  # a better copy may be on its way to the disk
             block.fidelity = max(fidelity, block.fidelity) if is_certain else fidelity
             block.may = True
+
+    def tagged(self, blocks: Sequence[Block], tags: Set[str]) -> None:
+        """These blocks have these tags now; a tombstone of one may cover those that are old."""
+        for block in blocks:
+            block.tags |= tags
+            block.maybe_tags |= tags
+            if tags & self.dropped_tags:
+                block.must, block.is_doubtful = False, True
 
     def expire(self, now: float) -> None:
         """Time has passed."""

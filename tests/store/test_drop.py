@@ -336,6 +336,20 @@ def test_drops_that_no_stripe_could_take_outlive_the_index(scene: Scene) -> None
     _stays_away(scene, tokens, layout=space.layout)
 
 
+@pytest.mark.xfail(strict=True, reason="the tag's tombstone covers the block's old generation")
+def test_a_tag_that_was_dropped_may_be_given_to_an_older_block(scene: Scene) -> None:
+    tokens = prompt(1, 2)
+    with scene.open() as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        assert space.drop(tag="b").blocks == 0
+        assert space.tag(tokens, ["b"]) == 2
+        assert store.flush()
+    with scene.open() as store:
+        assert restore(store.space(identity()), tokens) == 128
+
+
 def _drop_all(store: Store, space: Space) -> int:
     return sum(space.drop(prefix=prompt(name, 1)).blocks for name in range(20))
 

@@ -133,8 +133,7 @@ class Machine(RuleBasedStateMachine):
         model.saved(pages.keys, stored, ends=ends, fidelity=fidelity)
         for block in model.chain(pages.keys):
             block.maybe_tags |= tags
-        for block in model.chain(pages.keys)[:stored]:
-            block.tags |= tags
+        model.tagged(model.chain(pages.keys)[:stored], tags)
 
     @rule(tenant=tenants, name=names, blocks=lengths)
     def restore(self, tenant: str, name: int, blocks: int) -> None:
@@ -178,9 +177,8 @@ class Machine(RuleBasedStateMachine):
     def tag(self, tenant: str, name: int, blocks: int, tag: str) -> None:
         space, tokens = self._space(tenant), self._tokens(name, blocks)
         reached = space.tag(tokens, [tag])
-        for block in self.models[tenant].chain(space.match(tokens).keys)[:reached]:
-            block.maybe_tags.add(tag)
-            block.tags.add(tag)
+        model = self.models[tenant]
+        model.tagged(model.chain(space.match(tokens).keys)[:reached], {tag})
 
     @rule(tenant=tenants, name=names, blocks=lengths)
     def prefetch(self, tenant: str, name: int, blocks: int) -> None:
@@ -200,6 +198,7 @@ class Machine(RuleBasedStateMachine):
     def drop_tag(self, tenant: str, tag: str) -> None:
         self._space(tenant).drop(tag=tag)
         model = self.models[tenant]
+        model.dropped_tags.add(tag)
         for key, block in list(model.blocks.items()):
             if tag in block.tags:
                 for each in model.below(key):
@@ -233,7 +232,7 @@ class Machine(RuleBasedStateMachine):
             tokens = self._tokens(name, BLOCKS)
             keys = space.match(tokens).keys
             for block in self.models[tenant].chain(keys)[: self._found(space, tokens)]:
-                if block.is_damaged:
+                if block.is_doubtful:
                     break
                 block.must = True
 
@@ -285,7 +284,7 @@ class Machine(RuleBasedStateMachine):
             for model in self.models.values():
                 model.doubt(frame.key)
                 if frame.key in model.blocks:
-                    model.blocks[frame.key].is_damaged = True
+                    model.blocks[frame.key].is_doubtful = True
 
     @invariant()
     def the_books_add_up(self) -> None:
