@@ -18,7 +18,10 @@ entries stops the world for 95 ms when it grows.
 from array import array
 from collections.abc import Iterator, Sequence
 
-from .policy import Action, Hint, Record, Victim
+import numpy as np
+from numpy.typing import NDArray
+
+from .policy import Action, Hint, Record, Records, Victim
 
 _STEP = 1 << 16  # blocks that a ring grows by
 _END = 0  # the node before the oldest and after the youngest; also the parent of roots
@@ -38,7 +41,10 @@ class Lru:
         ring = self._rings.get(tier)
         if ring is None:
             ring = self._rings[tier] = _Ring()
-        ring.add(records)
+        if isinstance(records, Records) and not ring.is_used:
+            ring.fill(records.blocks, records.parents)
+        else:
+            ring.add(records)
 
     def touch(self, blocks: Sequence[int]) -> None:
         """Count these blocks, root first, as used now on every tier that has them."""
@@ -74,6 +80,26 @@ class _Ring:
         self._parent = array("i", [_END])
         self._children = array("i", [0])  # that are on this tier
         self._state = bytearray(1)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a block was ever put in."""
+        return len(self._state) > 1
+
+    def fill(self, blocks: NDArray[np.int32], parents: NDArray[np.int32]) -> None:
+        """Put blocks, the youngest first, into a ring that has never been used."""
+        size = 1 + _STEP * -(-(int(blocks.max(initial=0)) + 1) // _STEP)
+        nodes = blocks + 1
+        ring = np.concatenate(([_END], nodes, [_END]))  # from the youngest to the oldest
+        younger, older, above = np.zeros((3, size), np.int32)
+        younger[ring[1:]] = ring[:-1]
+        older[ring[:-1]] = ring[1:]
+        above[nodes] = parents + 1
+        state = np.zeros(size, np.uint8)
+        state[nodes] = _LISTED
+        self._younger, self._older, self._parent = map(_integers, (younger, older, above))
+        self._children = _integers(np.bincount(parents + 1, minlength=size))
+        self._state = bytearray(state.tobytes())
 
     def add(self, records: Sequence[Record]) -> None:
         """Put blocks at the young end and count them with their parents."""
@@ -160,3 +186,9 @@ class _Ring:
         for links in (self._younger, self._older, self._parent, self._children):
             links.frombytes(bytes(links.itemsize * _STEP))
         self._state.extend(bytes(_STEP))
+
+
+def _integers(values: NDArray[np.integer]) -> "array[int]":
+    column = array("i")
+    column.frombytes(values.astype(np.int32).tobytes())
+    return column

@@ -7,9 +7,12 @@ it is resident anywhere and is used again afterwards; ``key`` is what remembers 
 One thread at a time calls a policy: the store does, under its lock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 ROOT = -1
 """The parent of a block that has none."""
@@ -37,6 +40,37 @@ class Record(NamedTuple):
     expiry: float = 0.0  # seconds since the epoch, 0 for never
 
 
+class Records(Sequence[Record]):
+    """Records that are made when they are asked for: a store may start with a million of them.
+
+    A policy that weighs nothing but parents takes the columns, int32 ``[n]``, and asks for none.
+    """
+
+    def __init__(
+        self,
+        blocks: NDArray[np.int32],
+        parents: NDArray[np.int32],
+        record: Callable[[int], Record],
+    ) -> None:
+        self.blocks = blocks
+        self.parents = parents
+        self._record = record  # of a block
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Records": ...
+
+    def __getitem__(self, index: int | slice) -> "Record | Records":
+        if isinstance(index, slice):
+            return Records(self.blocks[index], self.parents[index], self._record)
+        return self._record(int(self.blocks[index]))
+
+
 class Victim(NamedTuple):
     """A block that should leave a tier, and how."""
 
@@ -58,6 +92,7 @@ class Policy(Protocol):
     def add(self, tier: int, records: Sequence[Record]) -> None:
         """These blocks are resident on ``tier`` now, used now; parents come before their children.
 
+        They count as touched in this order.
         A parent may come in a later call than its child, and a block that is there already may
         come again: then it was replaced, which counts as a touch.
         """
