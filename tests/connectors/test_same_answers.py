@@ -4,8 +4,8 @@ The measure is the engine itself: its own prefill in two chunks, cut where the s
 moves logits by rounding, and the store may move them by as much.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -156,7 +156,7 @@ def test_sampling_draws_the_same_numbers(family: str, attached: Attach) -> None:
     ids=lambda settings: next(iter(settings)),
 )
 def test_whatever_chooses_the_tokens_is_none_of_the_stores_business(
-    settings: dict[str, object], attached: Attach
+    settings: Mapping[str, Any], attached: Attach
 ) -> None:
     model = tiny.model("gemma3_text")
     engine = model.generate
