@@ -169,7 +169,7 @@ def test_a_hold_that_fits_only_partly_loads_what_fits(scene: Scene) -> None:
     tokens = prompt(1, 11, layout=layout)
     with replace(scene, memory=16 * MIB).open() as store:
         assert save(store.space(identity(layout)), tokens) == 11
-    with replace(scene, memory=6 * MIB).open() as store:
+    with replace(scene, memory=6 * MIB + (256 << 10)).open() as store:
         room = tier(store.stats(), "host").capacity_bytes // layout.frame_bytes(0, 64)
         space = store.space(identity(layout))
         assert room == 10
@@ -186,7 +186,7 @@ def test_two_holds_that_do_not_fit_together_get_what_there_is(scene: Scene) -> N
         space = store.space(identity(layout))
         for name in (1, 2):
             save(space, prompt(name, 7, layout=layout))
-    with replace(scene, memory=6 * MIB).open() as store:
+    with replace(scene, memory=6 * MIB + (256 << 10)).open() as store:
         space = store.space(identity(layout))
         first, second = (prompt(name, 7, layout=layout) for name in (1, 2))
         pages = KeyedPages(space, first)
