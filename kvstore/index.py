@@ -8,10 +8,14 @@ when it grows.  Children are an intrusive list, so that a lost parent finds what
 One thread at a time (the store's lock).
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..eviction.policy import Facts
 
 NONE = -1
 ABSENT = -1
@@ -19,32 +23,61 @@ HOST, DISK = 0, 1
 """Numbers of the tiers, as policies and columns count them."""
 TIERS = ("host", "disk")
 
+Rows = NDArray[np.intp]
+
+
+class Columns(NamedTuple):
+    """The columns as arrays, for many rows at once.
+
+    The index has them under the same names as memoryviews, for one row at a time: an item of those
+    costs half of what one of an array does.
+    """
+
+    parent: NDArray[np.int32]
+    generation: NDArray[np.uint64]  # 0: the row is not in use
+    tokens: NDArray[np.uint32]
+    expiry: NDArray[np.float64]
+    tenant: NDArray[np.uint16]
+    fidelity: NDArray[np.uint8]
+    place: tuple[NDArray[np.int32], ...]  # by tier: slot there, or ABSENT
+    nbytes: tuple[NDArray[np.uint32], ...]  # by tier: payload there
+    stripe: NDArray[np.uint8]
+    plain: NDArray[np.uint8]  # 1: the host frame begins with the raw base
+
 
 class Index:
-    """Frame ids to rows, and the columns of the rows."""
+    """Frame ids to rows, and the columns of the rows.
+
+    A row that is not in use has no children, siblings or places.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._maps: list[dict[bytes, int]] = [{} for _ in range(256)]
-        self._free = NONE  # head of the list of freed rows, chained through `parent`
+        self._free = array("i")  # rows that were used before
         self._unused = 0  # rows from here on were never used
-        self.live = 0
         self.fid: list[bytes] = [b""] * capacity
-        self._live = _integers("B", capacity)
-        self.parent = _integers("i", capacity)
-        self._child = _integers("i", capacity)
-        self._next = _integers("i", capacity)
-        self._prev = _integers("i", capacity)
-        self.tokens = _integers("I", capacity)
-        self.generation = _integers("Q", capacity)
-        self.expiry = _floats(capacity)
-        self.tenant = _integers("H", capacity)
-        self.fidelity = _integers("B", capacity)
-        self.place = tuple(_integers("i", capacity) for _ in TIERS)  # slot there, or ABSENT
-        self.nbytes = tuple(_integers("I", capacity) for _ in TIERS)  # payload there
-        self.stripe = _integers("B", capacity)
-        self.plain = _integers("B", capacity)  # 1: the host frame begins with the raw base
+        self.columns = columns = _columns(capacity)
+        self.parent = columns.parent.data
+        self.generation = columns.generation.data
+        self.tokens = columns.tokens.data
+        self.expiry = columns.expiry.data
+        self.tenant = columns.tenant.data
+        self.fidelity = columns.fidelity.data
+        self.place = tuple(column.data for column in columns.place)
+        self.nbytes = tuple(column.data for column in columns.nbytes)
+        self.stripe = columns.stripe.data
+        self.plain = columns.plain.data
+        self._children = np.zeros(capacity, np.int32)  # of each row, its first child
+        self._child = self._children.data
+        self._siblings = np.zeros((2, capacity), np.int32)
+        self._next, self._prev = (column.data for column in self._siblings)
         self.private: set[int] = set()  # rows that never leave host memory
+
+    @property
+    def live(self) -> int:
+        """Rows in use."""
+        return self._unused - len(self._free)
 
     def find(self, fid: bytes) -> int:
         """Row of a frame id, or NONE."""
@@ -55,37 +88,42 @@ class Index:
         maps = self._maps
         return [maps[fid[0]].get(fid, NONE) for fid in fids]
 
-    def insert(self, fid: bytes, parent: int) -> int:
+    def insert(self, fid: bytes, parent: int, generation: int) -> int:
         """A row for a frame id that has none.
 
         There are as many rows as all tiers have slots, and a row has a slot on some tier.
         """
-        row = self._free
-        if row != NONE:
-            self._free = self.parent[row]
-        else:
-            row = self._unused
-            self._unused += 1
-        self.fid[row] = fid
-        self._live[row] = 1
-        self._child[row] = NONE
-        for place in self.place:
-            place[row] = ABSENT
-        self._link(row, parent)
-        self._maps[fid[0]][fid] = row
-        self.live += 1
-        return row
+        return int(self.insert_chain([fid], parent, generation)[0])
+
+    def insert_chain(self, fids: Sequence[bytes], parent: int, generation: int) -> Rows:
+        """Rows for frame ids that have none: a child of ``parent``, its child, and so on.
+
+        Generations are counted up from ``generation``.
+        """
+        count = len(fids)
+        rows = self._take(count)
+        numbers = rows.tolist()
+        for fid, row in zip(fids, numbers, strict=True):
+            self._maps[fid[0]][fid] = row
+            self.fid[row] = fid
+        self.columns.generation[rows] = np.arange(generation, generation + count, dtype=np.uint64)
+        if count > 1:
+            links = rows.astype(np.int32)
+            self.columns.parent[rows[1:]] = links[:-1]
+            self._children[rows[:-1]] = links[1:]
+        self._link(numbers[0], parent)
+        return rows
 
     def remove(self, row: int) -> None:
-        """Forget a row that has no children."""
-        del self._maps[self.fid[row][0]][self.fid[row]]
-        self._unlink(row)
+        """Forget a row that has no children and no place."""
+        fid = self.fid[row]
+        del self._maps[fid[0]][fid]
         self.fid[row] = b""
-        self._live[row] = 0
-        self.private.discard(row)
-        self.parent[row] = self._free
-        self._free = row
-        self.live -= 1
+        self.generation[row] = 0
+        self._unlink(row)
+        if row in self.private:
+            self.private.discard(row)
+        self._free.append(row)
 
     def children(self, row: int) -> Iterator[int]:
         """Rows whose parent is ``row``; the row may not lose children meanwhile."""
@@ -101,7 +139,7 @@ class Index:
     def roots(self) -> list[int]:
         """Rows without a parent."""
         rows = self.rows()
-        found: list[int] = rows[np.asarray(self.parent)[rows] == NONE].tolist()
+        found: list[int] = rows[self.columns.parent[rows] == NONE].tolist()
         return found
 
     def subtree(self, row: int) -> list[int]:
@@ -111,18 +149,44 @@ class Index:
             rows.extend(self.children(parent))
         return rows
 
-    def rows(self) -> NDArray[np.intp]:
+    def rows(self) -> Rows:
         """Every row in use."""
-        return np.flatnonzero(np.asarray(self._live)[: self._unused])
+        return np.flatnonzero(self.columns.generation[: self._unused])
+
+    def facts(self) -> Facts:
+        """The columns that policies weigh."""
+        known = self.columns
+        return Facts(
+            self.fid,
+            known.parent,
+            known.nbytes,
+            known.tokens,
+            known.tenant,
+            known.fidelity,
+            known.expiry,
+        )
+
+    def _take(self, count: int) -> Rows:
+        """Rows that are not in use; those that were never used are made ready."""
+        free = self._free
+        kept = max(0, len(free) - count)
+        taken = free[kept:]
+        del free[kept:]
+        if len(taken) < count:
+            first = self._unused
+            self._unused += count - len(taken)
+            taken.extend(range(first, self._unused))
+            fresh = slice(first, self._unused)
+            for column in (self._children, *self._siblings, *self.columns.place):
+                column[fresh] = NONE
+        return np.array(taken, np.intp)
 
     def _link(self, row: int, parent: int) -> None:
         self.parent[row] = parent
-        self._prev[row] = NONE
-        self._next[row] = NONE
         if parent != NONE:
             first = self._child[parent]
-            self._next[row] = first
             if first != NONE:
+                self._next[row] = first
                 self._prev[first] = row
             self._child[parent] = row
 
@@ -130,18 +194,24 @@ class Index:
         parent, before, after = self.parent[row], self._prev[row], self._next[row]
         if after != NONE:
             self._prev[after] = before
+            self._next[row] = NONE
         if before != NONE:
             self._next[before] = after
+            self._prev[row] = NONE
         elif parent != NONE:
             self._child[parent] = after
-        self.parent[row] = NONE
 
 
-def _integers(code: str, capacity: int) -> "memoryview[int]":
-    """A column of integers; an item of a memoryview costs 40 ns, one of an array 100."""
-    column: memoryview[int] = np.zeros(capacity, code).data
-    return column
-
-
-def _floats(capacity: int) -> "memoryview[float]":
-    return memoryview(bytearray(8 * capacity)).cast("d")
+def _columns(capacity: int) -> Columns:
+    return Columns(
+        parent=np.zeros(capacity, np.int32),
+        generation=np.zeros(capacity, np.uint64),
+        tokens=np.zeros(capacity, np.uint32),
+        expiry=np.zeros(capacity, np.float64),
+        tenant=np.zeros(capacity, np.uint16),
+        fidelity=np.zeros(capacity, np.uint8),
+        place=tuple(np.zeros(capacity, np.int32) for _ in TIERS),
+        nbytes=tuple(np.zeros(capacity, np.uint32) for _ in TIERS),
+        stripe=np.zeros(capacity, np.uint8),
+        plain=np.zeros(capacity, np.uint8),
+    )
