@@ -15,16 +15,18 @@ import numpy as np
 
 from ..compression.codec import ATTACHMENT
 from .bundle import Bundle, BundleBlock, Progress, decode_into, new_bundle
-from .errors import BundleError, TierError
+from .errors import ArgumentError, BundleError, TierError
 from .files import Bytes
 from .identity import Identity
-from .index import HOST, TIERS
+from .index import DISK, HOST, TIERS
 from .keys import Tokens
 from .layout import Layout, Part
 from .payload import attachments_of
 from .plan import State
 from .space import Space
+from .stats import Stats
 from .store import Store
+from .units import format_size
 
 BATCH_BYTES = 16 << 20
 """The most that is imported between two waits for the disk; a larger block goes alone."""
@@ -104,14 +106,27 @@ def import_bundle(
 ) -> Imported:
     """Save every block of a bundle that ``check`` has passed.
 
-    The store writes behind; ``host_bytes_for`` says what host memory it should have.  Raises
-    TierError where the disk does not take what was saved, BundleError where the file changed since
-    it was checked.
+    ``host_bytes_for`` says what host memory the store should have.  Raises ArgumentError for a
+    store that does not write behind, TierError where the disk fails, and BundleError for a bundle
+    that no store of this size can hold, and where the file changed since it was checked.
     """
+    if store.settings.write != "behind":
+        raise ArgumentError("a store that writes nothing to disk takes no bundle")
+    _check_size(store, bundle)
     importing = _Importing(store, store.space(bundle.identity), clock)
     for batch in _batches(bundle.blocks(progress), bundle.block_bytes, _batch_bytes(store)):
         importing.save(batch)
     return importing.result
+
+
+def _check_size(store: Store, bundle: Bundle) -> None:
+    disk = next(tier for tier in store.stats().tiers if tier.name == TIERS[DISK])
+    if bundle.nbytes > disk.capacity_bytes:
+        raise BundleError(
+            f"a bundle of {format_size(bundle.nbytes)} does not fit a store with "
+            f"{format_size(disk.capacity_bytes)} of disk; raise the setting disk, and open the "
+            "store with the program that uses it"
+        )
 
 
 def _batch_bytes(store: Store) -> int:
@@ -150,6 +165,7 @@ class _Importing:
         self._clock = clock
         self._tokens: list[bytes] = []  # of each block on the path
         self._extras: dict[int, bytes] = {}
+        self._short = _short(store.stats())
         self.result = Imported(0, 0, 0, 0, 0)
 
     def save(self, batch: Sequence[BundleBlock]) -> None:
@@ -175,12 +191,21 @@ class _Importing:
             extras=self._extras,
         )
         here = max(0, stored - first)
-        self._count(len(batch), known=min(known, here), stored=max(0, here - known))
-        if here and not self._store.flush():
+        written = max(0, here - self._unwritten()) if here else 0
+        self._count(len(batch), known=min(known, written), stored=max(0, written - known))
+
+    def _unwritten(self) -> int:
+        """Blocks of the last batch that did not get to disk; raises TierError where none can."""
+        is_written = self._store.flush()
+        stats = self._store.stats()
+        degraded = [tier.degraded for tier in stats.tiers if tier.degraded]
+        if degraded and not is_written:
             raise TierError(
-                f"the disk does not take what is imported; {self.result.stored} blocks were "
-                "imported before it stopped: `kvstrata stats` says what is wrong with it"
+                f"the disk does not take what is imported: {'; '.join(degraded)}; "
+                f"{self.result.stored} blocks were imported before"
             )
+        before, self._short = self._short, _short(stats)
+        return -(-max(0, self._short - before) // len(self._space.layout.parts))
 
     def _step(self, batch: Sequence[BundleBlock]) -> None:
         past = batch[0].past
@@ -221,6 +246,13 @@ class _BundlePages:
     ) -> None:
         """Refused: nothing is restored into a bundle."""
         raise BundleError("a bundle is read; nothing is restored into it")
+
+
+def _short(stats: Stats) -> int:
+    """Frames that found no room on disk so far: they wait for it, or had to make way."""
+    dropped = stats.counts["dropped_dirty"]
+    assert isinstance(dropped, int)
+    return stats.dirty_blocks + dropped
 
 
 def _terms(block: BundleBlock) -> _Terms:

@@ -1,29 +1,34 @@
-"""One block's way from host memory to disk: checksum, encode, make room, write, enter in the books.
+"""Blocks' way from host memory to disk: checksum, encode, make room, write, enter in the books.
 
-The host copy is leased meanwhile and becomes a clean victim when it is done.  Its checksums are
-taken here, behind the save, and written into the host header too, so that a process that inherits
-the slab can believe it.  A block that is on disk already only gets a header that says what was
-said of it since: tags, a longer life.
+    under the lock      lease the host copies
+    without             checksums, and the codec
+    under the lock      places on disk
+    without             payloads, then headers: those of neighbouring slots in one write
+    under the lock      settled; the host copies are clean victims now
+
+Checksums are taken here, behind the save, and written into the host header too, so that a process
+that inherits the slab can believe it.  A block that is on disk already only gets a header that says
+what was said of it since: tags, a longer life.
 """
 
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..compression.codec import Bytes, Codec
 from .errors import FrameError, TierError
 from .files import aligned
-from .frame import EXTENT_BYTES, Header, checksum, encode, parse
+from .frame import encode, parse
 from .index import ABSENT, DISK, HOST
 from .layout import Layout
-from .meta import encode_meta, parse_meta
 from .payload import RAW, Sealed, compress, seal, sectors
 from .residency import Residency
-from .slab import MAX_EXTENTS, SLOT_BYTES
+from .restate import restated
 from .tier import Place
 
 
 class _Job(NamedTuple):
-    """A row to be written, its host slot leased."""
+    """A row to be written: its host slot is leased, or where it is on disk already, that place."""
 
     row: int
     generation: int
@@ -31,6 +36,22 @@ class _Job(NamedTuple):
     nbytes: int
     tags: tuple[str, ...]
     expiry: float
+    place: Place
+
+
+class _Cargo(NamedTuple):
+    """A frame ready to be written: as it lies in host memory, and as it is to lie on disk."""
+
+    job: _Job
+    sealed: Sealed
+    packed: Sealed
+
+
+class _Buffers(threading.local):
+    """What one thread encodes into."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, Bytes] = {}
 
 
 class Demotion:
@@ -41,112 +62,119 @@ class Demotion:
         self._disk = residency.disk
         self._codec = codec
         self._layouts = layouts  # by the root's first 16 bytes: spaces opened in this process
-        self._scratch = threading.local()
+        self._scratch = _Buffers()
+        self._busy: set[tuple[int, int]] = set()  # rows and generations that are being written
 
-    def write(self, row: int, generation: int) -> None:
-        """Bring a row's copy on disk up to date, if it still is of that generation."""
+    def write(self, items: Sequence[tuple[int, int]]) -> None:
+        """Bring copies on disk up to date: rows, if they still are of these generations."""
+        with self._residency.lock:
+            jobs = [job for item in dict.fromkeys(items) if (job := self._begin(*item))]
+        cargo = [c for n, job in enumerate(jobs) if (c := self._pack(job, n)) is not None]
+        with self._residency.lock:
+            places = [self._reserve(each) for each in cargo]
+        placed = [(p, c) for p, c in zip(places, cargo, strict=True) if p is not None]
+        records = self._disk.write([(p, c.packed) for p, c in placed])
+        with self._residency.lock:
+            astray = [
+                (place, record != b"")
+                for (place, each), record in zip(placed, records, strict=True)
+                if not self._settle(place, each, record)
+            ]
+            again = self._end(jobs)
+        for place, was_written in astray:
+            self._undo(place, was_written=was_written)
+        if again:
+            self.write(again)
+
+    def _end(self, jobs: Sequence[_Job]) -> list[tuple[int, int]]:
+        """End the jobs' leases; those of which more was said while they were written."""
+        for job in jobs:
+            self._busy.discard((job.row, job.generation))
+            if job.place.slot == ABSENT:
+                self._residency.release(job.row, job.generation, job.slot)
+        return [(j.row, j.generation) for j in jobs if j.row in self._residency.outdated]
+
+    def _begin(self, row: int, generation: int) -> _Job | None:
+        """Lease what is to be read or rewritten; None where there is nothing to be done."""
         residency, index = self._residency, self._residency.index
-        with residency.lock:
-            if not residency.is_current(row, generation):
-                return
-            is_stale = row in residency.outdated
-            residency.outdated.discard(row)
-            tags = residency.marks.tags_of(row)
-            place = residency.disk_place(row)
-            slot = index.place[HOST][row]
-            if place.slot != ABSENT:
-                if not is_stale:
-                    return
-                self._disk.lease(place)
-            elif slot == ABSENT:
-                return
-            else:
-                residency.host.slab.lease(slot)
-            job = _Job(row, generation, slot, index.nbytes[HOST][row], tags, index.expiry[row])
-        if place.slot != ABSENT:
-            self._restate(job, place)
+        if not residency.is_current(row, generation) or (row, generation) in self._busy:
+            return None
+        is_outdated = row in residency.outdated
+        residency.outdated.discard(row)
+        place, slot = residency.disk_place(row), index.place[HOST][row]
+        if place.slot != ABSENT and is_outdated:
+            self._disk.lease(place)
+        elif place.slot == ABSENT and slot != ABSENT:
+            residency.host.slab.lease(slot)
         else:
-            self._write(job)
+            return None
+        self._busy.add((row, generation))
+        tags, expiry = residency.marks.tags_of(row), index.expiry[row]
+        return _Job(row, generation, slot, index.nbytes[HOST][row], tags, expiry, place)
 
-    def _write(self, job: _Job) -> None:
-        residency = self._residency
+    def _pack(self, job: _Job, number: int) -> _Cargo | None:
+        """Seal and encode a job's frame; None for one that only needs a new header, or is gone."""
+        if job.place.slot != ABSENT:
+            self._restate(job)
+            return None
+        host = self._residency.host
         try:
-            sealed = self._seal(job)
-            packed = self._compress(sealed)
+            pieces = host.pieces(job.slot, sectors(job.nbytes))
+            header = parse(host.header(job.slot), pages=host.slab.pages, slab=host.superblock.seed)
+            sealed = Sealed(seal(restated(header, job.tags, job.expiry), pieces), pieces)
+            return _Cargo(job, sealed, self._compress(sealed, number))
         except FrameError:  # dropped since it was leased: the header is wiped
-            with residency.lock:
-                residency.release(job.row, job.generation, job.slot)
-            return
-        place = self._reserve(job, sealed, packed.header.payload_bytes)
-        record = self._try_write(place, packed) if place is not None else b""
-        with residency.lock:
-            is_wanted = self._is_wanted(job)
-            if place is not None:
-                self._disk.release(place)
-                if record and is_wanted:
-                    residency.settle(job.row, place, packed.header.payload_bytes)
-                    self._disk.remember(packed.header.frame_id, record, job.tags)
-                    place = None
-            residency.release(job.row, job.generation, job.slot)
-        if place is not None:
-            self._undo(place, was_written=bool(record))
+            return None
 
-    def _reserve(self, job: _Job, sealed: Sealed, nbytes: int) -> Place | None:
-        residency, host = self._residency, self._residency.host
-        with residency.lock:
-            if not self._is_wanted(job):
-                return None
-            host.write_header(job.slot, encode(sealed.header, host.superblock.seed))
-            if not self._disk.takes_writes:
-                return None  # memory is all there is; its checksums are taken all the same
-            place = residency.take_disk(nbytes)
-            if place is None:
-                residency.counters.failed_writes += 1
-            else:
-                self._disk.lease(place)
-            return place
+    def _compress(self, sealed: Sealed, number: int) -> Sealed:
+        layout = self._layouts.get(sealed.header.root)
+        if self._codec.number == RAW or layout is None or not self._disk.takes_writes:
+            return sealed
+        return compress(sealed, self._codec, layout, lambda nbytes: self._buffer(number, nbytes))
+
+    def _reserve(self, cargo: _Cargo) -> Place | None:
+        residency, host, job = self._residency, self._residency.host, cargo.job
+        if not self._is_wanted(job):
+            return None
+        host.write_header(job.slot, encode(cargo.sealed.header, host.superblock.seed))
+        if not self._disk.takes_writes:
+            return None  # memory is all there is; its checksums are taken all the same
+        place = residency.take_disk(cargo.packed.header.payload_bytes)
+        if place is None:
+            residency.counters.failed_writes += 1
+        else:
+            self._disk.lease(place)
+        return place
+
+    def _settle(self, place: Place, cargo: _Cargo, record: bytes) -> bool:
+        """Enter a written frame in the books; False where it was not written, or is not wanted."""
+        header = cargo.packed.header
+        self._disk.release(place)
+        if not record or not self._is_wanted(cargo.job):
+            return False
+        self._residency.settle(cargo.job.row, place, header.payload_bytes)
+        self._disk.remember(header.frame_id, record, cargo.job.tags)
+        return True
 
     def _is_wanted(self, job: _Job) -> bool:
         place = self._residency.index.place[DISK]
         return self._residency.is_current(job.row, job.generation) and place[job.row] == ABSENT
 
-    def _seal(self, job: _Job) -> Sealed:
-        host = self._residency.host
-        pieces = host.pieces(job.slot, sectors(job.nbytes))
-        header = parse(host.header(job.slot), pages=host.slab.pages, slab=host.superblock.seed)
-        return Sealed(seal(restated(header, job.tags, job.expiry), pieces), pieces)
-
-    def _compress(self, sealed: Sealed) -> Sealed:
-        layout = self._layouts.get(sealed.header.root)
-        if self._codec.number == RAW or layout is None:
-            return sealed
-        return compress(sealed, self._codec, layout, self._buffer)
-
-    def _try_write(self, place: Place, sealed: Sealed) -> bytes:
-        """The catalog's record of the frame, empty where it could not be written."""
-        breaker = self._disk.stripes[place.stripe].breaker
-        try:
-            record = self._disk.write(place, sealed.header, sealed.payload)
-        except TierError as error:
-            breaker.failure(str(error))
-            return b""
-        breaker.success()
-        return record
-
     def _undo(self, place: Place, *, was_written: bool) -> None:
-        """Give a place back; what was dropped meanwhile must leave no header behind."""
+        """Give a place back; what was dropped meanwhile must leave nothing behind."""
         if was_written:
             try:
                 self._disk.wipe(place)
+                self._disk.stripes[place.stripe].zero(place.slot)
             except TierError as error:
                 self._disk.stripes[place.stripe].breaker.failure(str(error))
         with self._residency.lock:
             self._residency.counters.failed_writes += not was_written
             self._disk.give(place)
 
-    def _restate(self, job: _Job, place: Place) -> None:
+    def _restate(self, job: _Job) -> None:
         """Write a leased place's header anew, with what was said of the block since."""
-        residency = self._residency
+        residency, place = self._residency, job.place
         try:
             header = restated(self._disk.read_header(place), job.tags, job.expiry)
             record = self._disk.write_header(place, header)
@@ -164,27 +192,9 @@ class Demotion:
             with residency.lock:
                 self._disk.release(place)
 
-    def _buffer(self, nbytes: int) -> Bytes:
-        buffer: Bytes | None = getattr(self._scratch, "buffer", None)
-        if buffer is None or buffer.nbytes < nbytes:
-            buffer = self._scratch.buffer = aligned(sectors(nbytes))
-        return buffer[:nbytes]
-
-
-def restated(header: Header, tags: tuple[str, ...], expiry: float) -> Header:
-    """The header with this expiry and, where its slot has room for them, these tags."""
-    header = header._replace(expiry=expiry)
-    first = header.segments[0]
-    if not first.is_inline:
-        return header
-    old = parse_meta(header.inline[: first.length])
-    meta = encode_meta(old._replace(tags=tags))
-    if old.tags == tags or len(meta) - first.length > _room(header):
-        return header
-    longer = first._replace(length=len(meta), checksum=checksum(header.frame_id, meta))
-    return header._replace(segments=(longer, *header.segments[1:]), inline=meta)
-
-
-def _room(header: Header) -> int:
-    """Bytes that are left in the header's slot, the longest list of extents reckoned in."""
-    return SLOT_BYTES - len(encode(header._replace(extents=()))) - EXTENT_BYTES * MAX_EXTENTS
+    def _buffer(self, number: int, nbytes: int) -> Bytes:
+        """Memory of this thread's for the frame of that number."""
+        buffers = self._scratch.by_number
+        if number not in buffers or buffers[number].nbytes < nbytes:
+            buffers[number] = aligned(sectors(nbytes))
+        return buffers[number][:nbytes]

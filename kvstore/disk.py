@@ -8,11 +8,13 @@ the header in the slot and the payload's checksum bear it out.
 import struct
 from collections.abc import Sequence
 
+import numpy as np
+
 from .catalog import Catalog
-from .errors import FrameError
-from .files import Bytes
-from .frame import Header, encode, parse
-from .payload import cut, meta_of, sectors, verify_payload
+from .errors import FrameError, TierError
+from .files import Bytes, aligned
+from .frame import Header, encode, locate, parse, verify_segment
+from .payload import Sealed, cut, meta_of, sectors, verify_payload
 from .slab import PAGE_BYTES
 from .stripe import Stripe
 from .tier import Place
@@ -78,24 +80,46 @@ class DiskTier:
         """Whether an I/O is in flight."""
         return self.stripes[place.stripe].slab.is_leased(place.slot)
 
-    def write(self, place: Place, header: Header, payload: Sequence[Bytes]) -> bytes:
-        """Write a frame whose payload arrays are whole sectors; the catalog's record of it."""
-        stripe = self.stripes[place.stripe]
-        placed = header._replace(extents=stripe.slab.extents(place.slot))
-        stripe.write(place.slot, encode(placed, stripe.superblock.seed), payload)
-        return self.record(place, placed)
+    def write(self, frames: Sequence[tuple[Place, Sealed]]) -> list[bytes]:
+        """Write frames whose payload arrays are whole sectors; the catalog's record of each.
+
+        The record is empty where the medium failed, which its breaker has been told.
+        """
+        records = [b""] * len(frames)
+        for number, stripe in enumerate(self.stripes):
+            here = [n for n, (place, _) in enumerate(frames) if place.stripe == number]
+            try:
+                written = self._write_on(stripe, [frames[n] for n in here]) if here else []
+            except TierError as error:
+                stripe.breaker.failure(str(error))
+                continue
+            for n, record in zip(here, written, strict=True):
+                records[n] = record
+        return records
+
+    def _write_on(self, stripe: Stripe, frames: Sequence[tuple[Place, Sealed]]) -> list[bytes]:
+        """Payloads, then headers."""
+        headers, records = {}, []
+        for place, (header, payload) in frames:
+            extents = stripe.slab.extents(place.slot)
+            stripe.write(extents, payload)
+            encoded = encode(header._replace(extents=extents), stripe.superblock.seed)
+            headers[place.slot] = encoded
+            records.append(_record(place, encoded, len(header.inline)))
+        stripe.write_headers(headers)
+        stripe.breaker.success()
+        return records
 
     def write_header(self, place: Place, header: Header) -> bytes:
         """Write the header of a frame that is there anew; the catalog's record of it."""
         stripe = self.stripes[place.stripe]
-        stripe.write_header(place.slot, encode(header, stripe.superblock.seed))
+        stripe.write_headers({place.slot: encode(header, stripe.superblock.seed)})
         return self.record(place, header)
 
     def record(self, place: Place, header: Header) -> bytes:
         """The catalog's record of a frame whose header names the place's extents."""
         encoded = encode(header, self.stripes[place.stripe].superblock.seed)
-        bare = encoded[: len(encoded) - len(header.inline)]
-        return RECORD_PREFIX.pack(place.slot, place.stripe) + bare
+        return _record(place, encoded, len(header.inline))
 
     def remember(self, fid: bytes, record: bytes, tags: Sequence[str]) -> None:
         """Queue a record for the catalog."""
@@ -112,9 +136,7 @@ class DiskTier:
     def read(self, place: Place, fid: bytes, generation: int, into: Sequence[Bytes]) -> Header:
         """Read a frame and verify it: header, key, generation, every segment."""
         stripe = self.stripes[place.stripe]
-        header = self.read_header(place)
-        if header.frame_id != fid or header.generation != generation:
-            raise FrameError("the slot holds another frame by now")
+        header = self._believed_header(place, fid, generation)
         length = header.payload_bytes
         if sectors(length) > sum(piece.nbytes for piece in into):
             raise FrameError("the payload is longer than the index says")
@@ -123,11 +145,31 @@ class DiskTier:
         meta_of(header, into)
         return header
 
+    def read_segment(self, place: Place, fid: bytes, generation: int, number: int) -> Bytes:
+        """Read and verify one segment of a frame, by its number in the table, and no other."""
+        header = self._believed_header(place, fid, generation)
+        segment = header.segments[number]
+        if segment.is_inline:
+            start = segment.offset
+            return np.frombuffer(header.inline[start : start + segment.length], np.uint8)
+        extents, skipped = locate(header, number)
+        data = aligned(sectors(skipped + segment.length))
+        self.stripes[place.stripe].read(extents, [data])
+        found = data[skipped : skipped + segment.length]
+        verify_segment(header, number, found.data)
+        return found
+
     def read_header(self, place: Place) -> Header:
         """Read what a slot says of its frame."""
         stripe = self.stripes[place.stripe]
         raw = stripe.read_header(place.slot)
         return parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+
+    def _believed_header(self, place: Place, fid: bytes, generation: int) -> Header:
+        header = self.read_header(place)
+        if header.frame_id != fid or header.generation != generation:
+            raise FrameError("the slot holds another frame by now")
+        return header
 
     def sync(self) -> None:
         """Slabs, then the catalog, are durable."""
@@ -149,3 +191,7 @@ class DiskTier:
             stripe.close()
         if self._catalog is not None:
             self._catalog.close()
+
+
+def _record(place: Place, encoded: bytes, inline: int) -> bytes:
+    return RECORD_PREFIX.pack(place.slot, place.stripe) + encoded[: len(encoded) - inline]

@@ -8,6 +8,7 @@ kernel is told to forget the pages.  Every failure of the medium leaves here as 
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -85,7 +86,10 @@ class DirectFile:
         """fdatasync."""
         self._check_open()
         try:
-            os.fdatasync(self._fd)
+            if sys.platform == "darwin":
+                os.fsync(self._fd)
+            else:
+                os.fdatasync(self._fd)
         except OSError as error:
             raise TierError(f"cannot sync {self.path}: {error.strerror}") from error
 
@@ -93,7 +97,7 @@ class DirectFile:
         """Truncate and allocate."""
         try:
             os.ftruncate(self._fd, nbytes)
-            if nbytes:
+            if nbytes and sys.platform != "darwin":  # which allocates as it writes
                 os.posix_fallocate(self._fd, 0, nbytes)
         except OSError as error:
             raise TierError(f"cannot give {self.path} {nbytes} bytes: {error.strerror}") from error
@@ -124,7 +128,7 @@ class DirectFile:
                 todo = _after(todo, moved)
         except OSError as error:
             raise TierError(f"{self.path} at {offset}: {error.strerror}") from error
-        if not self.is_direct:
+        if not self.is_direct and sys.platform != "darwin":
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -15,19 +15,18 @@ from collections.abc import Callable, Iterable, Sequence
 from .demote import Demotion
 from .errors import ArgumentError, FrameError, TierError
 from .fetch import Fetch
+from .formatting import Formatting
 from .frame import encode
 from .payload import is_plain, sectors
 from .promotion import Promotion
 from .residency import Residency
-from .slab import PAGE_BYTES
 from .stripe import Stripe
 from .survey import dirty
 
 _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
 _HOUSE_S = 1.0
-_FORMAT_PAGES = 512  # 8 MiB, or a 64th of a smaller slab; none while it is filling up
-_FORMAT_PAUSE_S = 0.01
+_BATCH = 8  # blocks that are written together, so that their headers are one write
 
 
 class Mover:
@@ -54,6 +53,7 @@ class Mover:
         self._writes: deque[tuple[int, int, int]] = deque()  # number, row, generation
         self._write_limit = 4 * residency.host.slab.slots
         self._number = 0
+        self._formatting = Formatting(residency)
         self._probing: set[int] = set()
         self._unwritten: set[int] = set()  # numbers of writes that have not ended
         self._threads = [
@@ -94,6 +94,7 @@ class Mover:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._formatting.stop()
         for thread in self._threads:
             thread.join(timeout=5.0)  # one that hangs in the kernel is left behind
 
@@ -105,7 +106,7 @@ class Mover:
         for stripe in range(len(self._disk.stripes)):
             yield from (("read", self._read_loop, (stripe,)) for _ in range(readers))
             yield from (("write", self._write_loop, ()) for _ in range(writers))
-            yield "format", self._format, (stripe,)
+            yield "format", self._formatting.run, (stripe,)
         yield "house", self._house_loop, ()
 
     def _read_loop(self, stripe: int) -> None:
@@ -147,37 +148,13 @@ class Mover:
                 self._changed.wait_for(lambda: not any(self._reads), _COURTESY_S)
                 if not self._writes:
                     continue
-                number, row, generation = self._writes.popleft()
+                batch = [self._writes.popleft() for _ in range(min(_BATCH, len(self._writes)))]
             try:
-                self._demotion.write(row, generation)
+                self._demotion.write([(row, generation) for _, row, generation in batch])
             finally:
                 with self._changed:
-                    self._unwritten.discard(number)
+                    self._unwritten.difference_update(number for number, _, _ in batch)
                     self._changed.notify_all()
-
-    def _format(self, number: int) -> None:
-        """Write a new slab's free pages once, last page first, while nothing else is to be done."""
-        stripe, lock = self._disk.stripes[number], self._residency.lock
-        if not stripe.is_new:
-            return
-        pages = stripe.slab.pages
-        step = max(1, min(_FORMAT_PAGES, pages // 64))
-        for start in range(pages - step, -1, -step):
-            extent = start, step
-            with self._changed:
-                if self._changed.wait_for(lambda: self._closing, _FORMAT_PAUSE_S):
-                    return
-            with lock:
-                is_roomy = 4 * stripe.slab.free_bytes > pages * PAGE_BYTES
-                if stripe.breaker.is_open or not is_roomy or not stripe.slab.borrow(extent):
-                    continue
-            try:
-                stripe.zero_pages(extent)
-            except TierError as error:
-                stripe.breaker.failure(str(error))
-            finally:
-                with lock:
-                    stripe.slab.give_back(extent)
 
     def _house_loop(self) -> None:
         waited = 0.0

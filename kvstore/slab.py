@@ -130,7 +130,8 @@ class Slab:
         self._count = array("I", bytes(4 * slots))  # 0: free
         self._scattered: dict[int, tuple[Extent, ...]] = {}  # slots with several extents
         self._leases = array("H", bytes(2 * slots))
-        self._borrowed = 0
+        self._borrowed = 0  # pages
+        self._borrowed_slots = 0
         self._retired: set[int] = set()  # given back while leased; freed by the last release
 
     @property
@@ -146,7 +147,7 @@ class Slab:
     @property
     def used_slots(self) -> int:
         """Frames that have a place."""
-        return self.slots - len(self._free_slots)
+        return self.slots - len(self._free_slots) - self._borrowed_slots
 
     def take(self, nbytes: int) -> int:
         """A place for ``nbytes`` of payload, or -1 where slots or pages do not suffice."""
@@ -207,6 +208,21 @@ class Slab:
         self._borrowed += is_free * extent[1]
         return is_free
 
+    def borrow_slots(self, keep: int) -> range:
+        """Take all slots of an unused slab but the first ``keep``, which are used first."""
+        taken = self._free_slots[: max(0, len(self._free_slots) - keep)]
+        slots = range(min(taken), max(taken) + 1) if taken else range(0)
+        if len(slots) != len(taken):
+            return range(0)  # no longer unused
+        del self._free_slots[: len(taken)]
+        self._borrowed_slots += len(slots)
+        return slots
+
+    def give_back_slots(self, slots: range) -> None:
+        """Take borrowed slots back, to be used last."""
+        self._borrowed_slots -= len(slots)
+        self._free_slots = array("I", reversed(slots)) + self._free_slots
+
     def give_back(self, extent: Extent) -> None:
         """Take borrowed pages back."""
         self._borrowed -= extent[1]
@@ -232,7 +248,7 @@ class Slab:
         used = sum(count for slot in range(self.slots) if (count := self._pages_of(slot)))
         assert self._free_pages.free + used + self._borrowed == self.pages, "pages leaked"
         busy = sum(1 for count in self._count if count)
-        assert busy + len(self._free_slots) == self.slots, "slots leaked"
+        assert busy + len(self._free_slots) + self._borrowed_slots == self.slots, "slots leaked"
 
     def _free(self, slot: int) -> None:
         self._free_pages.give(self.extents(slot))

@@ -10,7 +10,7 @@ expects and the payload's checksum, seeded with the frame id, is right.
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,19 +46,23 @@ class Stripe:
         self._pages.resize(pages * PAGE_BYTES)
         self._write_superblock()
         self.slab = Slab(slots, pages)
+        if self.is_new:
+            self.write_headers(dict.fromkeys(range(min(slots, _SCAN_SLOTS)), b""))
 
-    def write(self, slot: int, header: bytes, payload: Sequence[Bytes]) -> None:
-        """Write a frame: payload, then header.  Payload arrays are aligned."""
-        for offset, data in _placed(self.slab.extents(slot), payload):
+    def write(self, extents: Sequence[Extent], payload: Sequence[Bytes]) -> None:
+        """Write payload, arrays of whole sectors, from the first byte of ``extents`` on."""
+        for offset, data in _placed(extents, payload):
             self._pages.write(offset, data)
-        self.write_header(slot, header)
 
-    def write_header(self, slot: int, header: bytes) -> None:
-        """Write a header slot."""
-        scratch = self._slot_buffer()
-        scratch[: len(header)] = np.frombuffer(header, np.uint8)
-        scratch[len(header) :] = 0
-        self._headers.write((slot + 1) * SLOT_BYTES, [scratch])
+    def write_headers(self, headers: Mapping[int, bytes]) -> None:
+        """Write header slots by number, those of neighbours at once."""
+        for slots in _runs(sorted(headers)):
+            buffer = aligned(len(slots) * SLOT_BYTES)
+            for position, slot in enumerate(slots):
+                start = position * SLOT_BYTES
+                data = np.frombuffer(headers[slot], np.uint8)
+                buffer[start : start + data.nbytes] = data
+            self._headers.write((slots.start + 1) * SLOT_BYTES, [buffer])
 
     def read_header(self, slot: int) -> bytes:
         """Read a header slot."""
@@ -73,8 +77,7 @@ class Stripe:
 
     def wipe(self, slots: Sequence[int]) -> None:
         """Overwrite headers, durably: what they named cannot come back."""
-        for slot in slots:
-            self.write_header(slot, b"")
+        self.write_headers(dict.fromkeys(slots, b""))
         self._headers.sync()
 
     def scan(self) -> Iterator[tuple[int, memoryview]]:
@@ -166,3 +169,16 @@ def _placed(extents: Sequence[Extent], data: Sequence[Bytes]) -> Iterator[tuple[
             room -= piece.nbytes
         if part:
             yield page * PAGE_BYTES, part
+
+
+def _runs(slots: Sequence[int]) -> Iterator[range]:
+    """Ascending numbers as ranges without gaps, none longer than what is scanned at once."""
+    start = end = None
+    for slot in slots:
+        if start is None or slot != end or slot - start == _SCAN_SLOTS:
+            if start is not None and end is not None:
+                yield range(start, end)
+            start = slot
+        end = slot + 1
+    if start is not None and end is not None:
+        yield range(start, end)

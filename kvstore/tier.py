@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .frame import Header
+from .payload import Sealed
 
 Bytes = NDArray[np.uint8]
 
@@ -36,8 +37,8 @@ class Tier(Protocol):
         """Take a place back, at once or when its last I/O has ended."""
         ...
 
-    def write(self, place: Place, header: Header, payload: Sequence[Bytes]) -> bytes:
-        """Write a frame; the record by which it is found again.  Raises TierError."""
+    def write(self, frames: Sequence[tuple[Place, Sealed]]) -> list[bytes]:
+        """Write frames; for each the record by which it is found again, empty where that failed."""
         ...
 
     def read(self, place: Place, fid: bytes, generation: int, into: Sequence[Bytes]) -> Header:
