@@ -5,6 +5,7 @@ that is not here may never have been stored or may have left before.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,19 +34,18 @@ class Ghosts:
 
     def __init__(self, limit: int, *, since: float) -> None:
         self._limit = limit
-        self._order: deque[bytes] = deque()
+        self._left: deque[tuple[Sequence[bytes], Ghost]] = deque()  # oldest first
+        self._count = 0  # frame ids in it, those that left again since among them
         self._ghosts: dict[bytes, Ghost] = {}
         self.horizon = since  # 0: from the store's beginning
 
-    def add(self, fid: bytes, ghost: Ghost) -> None:
-        """Remember why a block left."""
-        if fid not in self._ghosts:
-            self._order.append(fid)
-        self._ghosts[fid] = ghost
-        while len(self._order) > self._limit:
-            oldest = self._ghosts.pop(self._order.popleft(), None)
-            if oldest is not None:
-                self.horizon = max(self.horizon, oldest.when)
+    def add(self, fids: Sequence[bytes], ghost: Ghost) -> None:
+        """Remember why these blocks left."""
+        self._left.append((fids, ghost))
+        self._count += len(fids)
+        self._ghosts.update(dict.fromkeys(fids, ghost))
+        while self._count > self._limit:
+            self._push_out(*self._left.popleft())
 
     def find(self, fid: bytes) -> Ghost | None:
         """What is remembered of a block."""
@@ -53,3 +53,10 @@ class Ghosts:
 
     def __len__(self) -> int:
         return len(self._ghosts)
+
+    def _push_out(self, fids: Sequence[bytes], ghost: Ghost) -> None:
+        self._count -= len(fids)
+        for fid in fids:
+            if self._ghosts.get(fid) is ghost:
+                del self._ghosts[fid]
+                self.horizon = max(self.horizon, ghost.when)

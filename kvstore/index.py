@@ -61,7 +61,7 @@ class Index:
         self.parent = columns.parent.data
         self.generation = columns.generation.data
         self.tokens = columns.tokens.data
-        self.expiry = columns.expiry.data
+        self.expiry: memoryview[float] = columns.expiry.data
         self.tenant = columns.tenant.data
         self.fidelity = columns.fidelity.data
         self.place = tuple(column.data for column in columns.place)
@@ -69,7 +69,7 @@ class Index:
         self.stripe = columns.stripe.data
         self.plain = columns.plain.data
         self._children = np.zeros(capacity, np.int32)  # of each row, its first child
-        self._child = self._children.data
+        self.child = self._children.data
         self._siblings = np.zeros((2, capacity), np.int32)
         self._next, self._prev = (column.data for column in self._siblings)
         self.private: set[int] = set()  # rows that never leave host memory
@@ -93,20 +93,19 @@ class Index:
 
         There are as many rows as all tiers have slots, and a row has a slot on some tier.
         """
-        return int(self.insert_chain([fid], parent, generation)[0])
+        return int(self.insert_chain([fid], parent, np.array([generation], np.uint64))[0])
 
-    def insert_chain(self, fids: Sequence[bytes], parent: int, generation: int) -> Rows:
-        """Rows for frame ids that have none: a child of ``parent``, its child, and so on.
-
-        Generations are counted up from ``generation``.
-        """
+    def insert_chain(
+        self, fids: Sequence[bytes], parent: int, generations: NDArray[np.uint64]
+    ) -> Rows:
+        """Rows for frame ids that have none: a child of ``parent``, its child, and so on."""
         count = len(fids)
         rows = self._take(count)
         numbers = rows.tolist()
         for fid, row in zip(fids, numbers, strict=True):
             self._maps[fid[0]][fid] = row
             self.fid[row] = fid
-        self.columns.generation[rows] = np.arange(generation, generation + count, dtype=np.uint64)
+        self.columns.generation[rows] = generations
         if count > 1:
             links = rows.astype(np.int32)
             self.columns.parent[rows[1:]] = links[:-1]
@@ -127,14 +126,14 @@ class Index:
 
     def children(self, row: int) -> Iterator[int]:
         """Rows whose parent is ``row``; the row may not lose children meanwhile."""
-        child = self._child[row]
+        child = self.child[row]
         while child != NONE:
             yield child
             child = self._next[child]
 
     def has_children(self, row: int) -> bool:
         """Whether some row's parent is ``row``."""
-        return self._child[row] != NONE
+        return self.child[row] != NONE
 
     def roots(self) -> list[int]:
         """Rows without a parent."""
@@ -184,11 +183,11 @@ class Index:
     def _link(self, row: int, parent: int) -> None:
         self.parent[row] = parent
         if parent != NONE:
-            first = self._child[parent]
+            first = self.child[parent]
             if first != NONE:
                 self._next[row] = first
                 self._prev[first] = row
-            self._child[parent] = row
+            self.child[parent] = row
 
     def _unlink(self, row: int) -> None:
         parent, before, after = self.parent[row], self._prev[row], self._next[row]
@@ -199,7 +198,7 @@ class Index:
             self._next[before] = after
             self._prev[row] = NONE
         elif parent != NONE:
-            self._child[parent] = after
+            self.child[parent] = after
 
 
 def _columns(capacity: int) -> Columns:

@@ -24,6 +24,7 @@ MAX_EXTENTS = 200
 
 Extent = tuple[int, int]
 """First page, number of pages."""
+Slots = NDArray[np.intp]
 
 
 def pages_for(nbytes: int) -> int:
@@ -126,10 +127,13 @@ class Slab:
         self.pages = pages
         self._free_slots = array("I", range(slots - 1, -1, -1))
         self._free_pages = FreePages(np.zeros(pages, np.bool_))
-        self._first = array("I", bytes(4 * slots))
-        self._count = array("I", bytes(4 * slots))  # 0: free
+        self._firsts = np.zeros(slots, np.uint32)
+        self._first = self._firsts.data
+        self._counts = np.zeros(slots, np.uint32)  # 0: free
+        self._count = self._counts.data
         self._scattered: dict[int, tuple[Extent, ...]] = {}  # slots with several extents
-        self._leases = array("H", bytes(2 * slots))
+        self._lease_counts = np.zeros(slots, np.uint16)
+        self.leases = self._lease_counts.data  # of each place
         self._borrowed = 0  # pages
         self._borrowed_slots = 0
         self._retired: set[int] = set()  # given back while leased; freed by the last release
@@ -162,7 +166,7 @@ class Slab:
 
     def give(self, slot: int) -> None:
         """Take a place back, at once or with its last lease."""
-        if self._leases[slot]:
+        if self.leases[slot]:
             self._retired.add(slot)
         else:
             self._free(slot)
@@ -171,36 +175,50 @@ class Slab:
         """Whether a frame has the place."""
         return self._count[slot] > 0
 
-    def is_fit(self, slot: int, nbytes: int) -> bool:
-        """Whether a taken place is one run of just the pages for ``nbytes``."""
-        return self._count[slot] == pages_for(nbytes) and slot not in self._scattered
+    def is_fit(self, slot: int, pages: int) -> bool:
+        """Whether a taken place is one run of just so many pages."""
+        return self._count[slot] == pages and slot not in self._scattered
 
     def lease(self, slot: int) -> None:
         """Keep a place from being used again: a reader or an I/O has it."""
-        self._leases[slot] += 1
+        self.leases[slot] += 1
 
     def release(self, slot: int) -> bool:
         """End one lease; True where it was the last."""
-        self._leases[slot] -= 1
-        if self._leases[slot]:
+        self.leases[slot] -= 1
+        if self.leases[slot]:
             return False
         if slot in self._retired:
             self._retired.discard(slot)
             self._free(slot)
         return True
 
+    def lease_all(self, slots: Slots) -> None:
+        """Keep places, each named once, from being used again."""
+        self._lease_counts[slots] += 1
+
+    def release_all(self, slots: Slots) -> list[int]:
+        """End one lease of each place, each named once; those whose last it was."""
+        left = self._lease_counts[slots] - 1
+        self._lease_counts[slots] = left
+        last: list[int] = slots[left == 0].tolist()
+        for slot in self._retired.intersection(last) if self._retired else ():
+            self._retired.discard(slot)
+            self._free(slot)
+        return last
+
     def is_leased(self, slot: int) -> bool:
         """Whether a reader or an I/O has the place."""
-        return self._leases[slot] > 0
+        return self.leases[slot] > 0
 
     def is_shared(self, slot: int) -> bool:
         """Whether a place has more than one lease."""
-        return self._leases[slot] > 1
+        return self.leases[slot] > 1
 
     @property
     def leased(self) -> int:
         """Places with a lease: 0 when nobody reads and no I/O is in flight."""
-        return sum(1 for leases in self._leases if leases)
+        return int(np.count_nonzero(self._lease_counts))
 
     def borrow(self, extent: Extent) -> bool:
         """Take free pages without a slot, to be given back with ``give_back``."""
@@ -233,6 +251,32 @@ class Slab:
         if slot in self._scattered:
             return self._scattered[slot]
         return ((self._first[slot], self._count[slot]),)
+
+    def first_pages(self, slots: Slots) -> NDArray[np.int64]:
+        """The first page of each place."""
+        return self._firsts[slots].astype(np.int64)
+
+    def scattered(self, slots: Slots) -> list[int]:
+        """Positions in ``slots`` of the places that have several runs of pages."""
+        if not self._scattered:
+            return []
+        return [n for n, slot in enumerate(slots.tolist()) if slot in self._scattered]
+
+    def runs(self, slots: Slots) -> list[tuple[Slots, NDArray[np.int64]]]:
+        """Places by how many runs they have: positions in ``slots``, extents ``[n, runs, 2]``."""
+        is_whole = np.ones(len(slots), np.bool_)
+        by_count: dict[int, list[int]] = {}
+        for n in self.scattered(slots):
+            is_whole[n] = False
+            by_count.setdefault(len(self.extents(int(slots[n]))), []).append(n)
+        whole = np.flatnonzero(is_whole)
+        extents = np.empty((len(whole), 1, 2), np.int64)
+        extents[:, 0, 0] = self._firsts[slots[whole]]
+        extents[:, 0, 1] = self._counts[slots[whole]]
+        return [(whole, extents)] * bool(len(whole)) + [
+            (np.array(which), np.array([self.extents(slot) for slot in slots[which].tolist()]))
+            for which in by_count.values()
+        ]
 
     def restore(self, places: Sequence[tuple[int, tuple[Extent, ...]]]) -> list[bool]:
         """Claim places in an empty slab, earlier ones first; False for one that overlaps."""

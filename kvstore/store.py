@@ -276,11 +276,12 @@ class Store:
         return DirectFile(path, direct=self.settings.direct_io == "auto")
 
     def _make_residency(self) -> Residency:
+        index = Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS)
         return Residency(
-            index=Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS),
+            index=index,
             host=self._host,
             disk=self._disk,
-            policy=POLICIES[self.settings.policy](),
+            policy=POLICIES[self.settings.policy](index.facts()),
             ghosts=Ghosts(self.settings.ghosts, since=0.0),
             counters=self.counters,
             clock=self._clock,

@@ -86,7 +86,7 @@ def passed_over(policy: Told, tier: int) -> list[int]:
 class PolicyContract:
     """Inherit, and give ``policy``, what makes one from facts."""
 
-    policy: ClassVar[Callable[[Facts], Policy]]
+    policy: ClassVar[Callable[[Facts], Policy]]  # a class, so it is no method
 
     def test_nothing_is_offered_where_nothing_is(self) -> None:
         policy = Told(type(self).policy)
