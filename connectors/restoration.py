@@ -64,6 +64,7 @@ class Restoration:
         tally.restore(
             prompt_tokens=self.prompt_tokens,
             reused_tokens=self.reused_tokens,
+            frames_from_disk=sum(each.hit.from_disk for each in self._loaded if each.hit),
             short_loads=sum(loaded.is_short for loaded in self._loaded),
         )
 
@@ -89,11 +90,6 @@ class Restoration:
                 saved += self._connector.save(tokens, pages, since=loaded)
         self._tally.save(saved)
         return saved
-
-    @property
-    def from_disk(self) -> int:
-        """Frames that had to be read from disk."""
-        return sum(loaded.hit.from_disk for loaded in self._loaded if loaded.hit)
 
     def release(self) -> None:
         """Let the next batch have the memory; nobody may read the cache any more."""

@@ -17,6 +17,7 @@ class Counts:
     bypassed: Mapping[str, int]  # by reason; some were served and only not saved
     prompt_tokens: int
     reused_tokens: int
+    frames_from_disk: int  # that had to be read for them
     short_loads: int  # sequences of which a block turned out bad
     saved_blocks: int  # stored when a call had ended, whoever stored them first
 
@@ -42,12 +43,15 @@ class Tally:
         with self._lock:
             self._bypassed[reason] += 1
 
-    def restore(self, *, prompt_tokens: int, reused_tokens: int, short_loads: int) -> None:
+    def restore(
+        self, *, prompt_tokens: int, reused_tokens: int, frames_from_disk: int, short_loads: int
+    ) -> None:
         """A call was served."""
         with self._lock:
             self._numbers["calls"] += 1
             self._numbers["prompt_tokens"] += prompt_tokens
             self._numbers["reused_tokens"] += reused_tokens
+            self._numbers["frames_from_disk"] += frames_from_disk
             self._numbers["short_loads"] += short_loads
 
     def save(self, blocks: int) -> None:
@@ -64,6 +68,7 @@ class Tally:
                 bypassed=dict(self._bypassed),
                 prompt_tokens=self._numbers["prompt_tokens"],
                 reused_tokens=self._numbers["reused_tokens"],
+                frames_from_disk=self._numbers["frames_from_disk"],
                 short_loads=self._numbers["short_loads"],
                 saved_blocks=self._numbers["saved_blocks"],
             )

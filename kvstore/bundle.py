@@ -13,7 +13,7 @@ that the KV is what the model computes for the text, nobody can check but whoeve
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
@@ -129,14 +129,12 @@ class Bundle:
     """
 
     def __init__(self, path: Path) -> None:
-        with _foreign(f"cannot read {path}"):
-            self._file = path.open("rb")
-            self.nbytes = os.fstat(self._file.fileno()).st_size
-        try:
+        with ExitStack() as undo:
+            with _foreign(f"cannot read {path}"):
+                self._file = undo.enter_context(path.open("rb"))
+                self.nbytes = os.fstat(self._file.fileno()).st_size
             self.identity = _read_identity(_Stream(self._file, self.nbytes))
-        except BundleError:
-            self._file.close()
-            raise
+            undo.pop_all()
 
     @property
     def block_bytes(self) -> int:

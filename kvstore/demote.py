@@ -67,14 +67,14 @@ class Demotion:
 
     def write(self, items: Sequence[tuple[int, int]]) -> None:
         """Bring copies on disk up to date: rows, if they still are of these generations."""
-        with self._residency.lock:
+        with self._residency.lock.behind:
             jobs = [job for item in dict.fromkeys(items) if (job := self._begin(*item))]
         cargo = [c for n, job in enumerate(jobs) if (c := self._pack(job, n)) is not None]
-        with self._residency.lock:
+        with self._residency.lock.behind:
             places = [self._reserve(each) for each in cargo]
         placed = [(p, c) for p, c in zip(places, cargo, strict=True) if p is not None]
         records = self._disk.write([(p, c.packed) for p, c in placed])
-        with self._residency.lock:
+        with self._residency.lock.behind:
             astray = [
                 (place, record != b"")
                 for (place, each), record in zip(placed, records, strict=True)
@@ -92,7 +92,8 @@ class Demotion:
             self._busy.discard((job.row, job.generation))
             if job.place.slot == ABSENT:
                 self._residency.release(job.row, job.generation, job.slot)
-        return [(j.row, j.generation) for j in jobs if j.row in self._residency.outdated]
+        outdated = self._residency.outdated
+        return [(j.row, j.generation) for j in jobs if j.place.slot == ABSENT and j.row in outdated]
 
     def _begin(self, row: int, generation: int) -> _Job | None:
         """Lease what is to be read or rewritten; None where there is nothing to be done."""
@@ -168,7 +169,7 @@ class Demotion:
                 self._disk.stripes[place.stripe].zero(place.slot)
             except TierError as error:
                 self._disk.stripes[place.stripe].breaker.failure(str(error))
-        with self._residency.lock:
+        with self._residency.lock.behind:
             self._residency.counters.failed_writes += not was_written
             self._disk.give(place)
 
@@ -178,7 +179,7 @@ class Demotion:
         try:
             header = restated(self._disk.read_header(place), job.tags, job.expiry)
             record = self._disk.write_header(place, header)
-            with residency.lock:
+            with residency.lock.behind:
                 is_wanted = residency.is_current(job.row, job.generation)
                 if is_wanted:
                     self._disk.remember(header.frame_id, record, job.tags)
@@ -186,10 +187,13 @@ class Demotion:
                 self._disk.wipe(place)  # dropped meanwhile: it must leave no header behind
         except TierError as error:
             self._disk.stripes[place.stripe].breaker.failure(str(error))
+            with residency.lock.behind:
+                if residency.is_current(job.row, job.generation):
+                    residency.outdated.add(job.row)  # until the medium is well again
         except FrameError:
             pass  # damaged or dropped: whoever reads it finds out
         finally:
-            with residency.lock:
+            with residency.lock.behind:
                 self._disk.release(place)
 
     def _buffer(self, number: int, nbytes: int) -> Bytes:

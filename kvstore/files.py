@@ -133,8 +133,18 @@ class DirectFile:
 
 
 def aligned(nbytes: int) -> Bytes:
-    """Zeroed memory that O_DIRECT takes."""
-    return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+    """Zeroed memory that O_DIRECT takes; what is only read of it costs nothing."""
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8)
+
+
+def sync_directory(directory: Path) -> None:
+    """Return when the names in a directory are on the medium; raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _after(views: list[memoryview], moved: int) -> list[memoryview]:

@@ -41,7 +41,7 @@ class Formatting:
             stripe.breaker.failure(str(error))
 
     def _format_slots(self, stripe: Stripe) -> None:
-        with self._residency.lock:
+        with self._residency.lock.behind:
             slots = stripe.slab.borrow_slots(_FIRST_SLOTS)
         for start in range(slots.start, slots.stop, _SLOTS):
             part = range(start, min(start + _SLOTS, slots.stop))
@@ -49,7 +49,7 @@ class Formatting:
                 if not self._stopped.is_set():
                     stripe.write_headers(dict.fromkeys(part, b""))
             finally:
-                with self._residency.lock:
+                with self._residency.lock.behind:
                     stripe.slab.give_back_slots(part)
 
     def _format_pages(self, stripe: Stripe) -> None:
@@ -63,12 +63,12 @@ class Formatting:
                 self._format_run(stripe, (start, step))
 
     def _format_run(self, stripe: Stripe, extent: Extent) -> None:
-        with self._residency.lock:
+        with self._residency.lock.behind:
             is_roomy = 4 * stripe.slab.free_bytes > stripe.slab.pages * PAGE_BYTES
             if not is_roomy or not stripe.slab.borrow(extent):
                 return
         try:
             stripe.zero_pages(extent)
         finally:
-            with self._residency.lock:
+            with self._residency.lock.behind:
                 stripe.slab.give_back(extent)

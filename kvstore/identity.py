@@ -103,7 +103,7 @@ class Identity:
         """
         try:
             identity = msgspec.json.decode(data, type=cls)
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise IdentityError(f"not an identity: {exc}") from exc
         if identity.to_json() != bytes(data):
             raise IdentityError("not an identity as this version writes it")

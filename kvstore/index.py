@@ -10,7 +10,7 @@ One thread at a time (the store's lock).
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class Index:
         self.parent = columns.parent.data
         self.generation = columns.generation.data
         self.tokens = columns.tokens.data
-        self.expiry: memoryview[float] = columns.expiry.data
+        self.expiry = cast("memoryview[float]", columns.expiry.data)
         self.tenant = columns.tenant.data
         self.fidelity = columns.fidelity.data
         self.place = tuple(column.data for column in columns.place)

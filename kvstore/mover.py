@@ -9,8 +9,10 @@ A read or write that never comes back keeps its thread, its pages and its place 
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from .demote import Demotion
 from .errors import ArgumentError, FrameError, TierError
@@ -27,6 +29,12 @@ _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
 _HOUSE_S = 1.0
 _BATCH = 8  # blocks that are written together, so that their headers are one write
+
+
+class _Write(NamedTuple):
+    number: int
+    row: int
+    generation: int
 
 
 class Mover:
@@ -47,15 +55,16 @@ class Mover:
         self._disk = disk = residency.disk
         self._demotion = demotion
         self._settle = settle  # what a stripe is owed before it serves again
-        self._changed = threading.Condition()
-        self._closing = False
-        self._reads: list[deque[Fetch]] = [deque() for _ in disk.stripes]
-        self._writes: deque[tuple[int, int, int]] = deque()  # number, row, generation
+        self._reads: list[SimpleQueue[Fetch | None]] = [SimpleQueue() for _ in disk.stripes]
+        self._writes: SimpleQueue[_Write | None] = SimpleQueue()
         self._write_limit = 4 * residency.host.slab.slots
+        self._books = threading.Condition()  # guards the three below
         self._number = 0
+        self._unwritten: set[int] = set()  # numbers of writes that have not ended
+        self._drainers = 0
         self._formatting = Formatting(residency)
         self._probing: set[int] = set()
-        self._unwritten: set[int] = set()  # numbers of writes that have not ended
+        self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=work, args=args, name=f"kvstrata-{name}", daemon=True)
             for name, work, args in self._jobs(readers, writers)
@@ -65,36 +74,44 @@ class Mover:
 
     def load(self, fetches: Iterable[Fetch]) -> None:
         """Start reads."""
-        with self._changed:
-            for fetch in fetches:
-                self._reads[fetch.source.place.stripe].append(fetch)
-            self._changed.notify_all()
+        for fetch in fetches:
+            self._reads[fetch.source.place.stripe].put(fetch)
 
     def store(self, rows: Sequence[int], generations: Sequence[int]) -> None:
-        """Write these rows to disk, in this order, as soon as it goes."""
-        with self._changed:
-            for row, generation in zip(rows, generations, strict=True):
-                self._number += 1
-                self._writes.append((self._number, row, generation))
-                self._unwritten.add(self._number)
-            while len(self._writes) > self._write_limit:
-                self._unwritten.discard(self._writes.popleft()[0])
-            self._changed.notify_all()
+        """Write these rows to disk, in this order, as soon as it goes.
+
+        Where too many are waiting they are left out; they stay dirty, and ``flush`` finds them.
+        """
+        room = max(0, self._write_limit - self._writes.qsize())
+        with self._books:
+            first = self._number + 1
+            self._number += min(len(rows), room)
+            self._unwritten.update(range(first, self._number + 1))
+        for number, row, generation in zip(
+            range(first, first + room), rows, generations, strict=False
+        ):
+            self._writes.put(_Write(number, row, generation))
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Wait until every write queued before this call has ended; False if it takes longer."""
-        with self._changed:
+        with self._books:
             last = self._number
-            return self._changed.wait_for(
-                lambda: not any(number <= last for number in self._unwritten), timeout_s
-            )
+            self._drainers += 1
+            try:
+                return self._books.wait_for(
+                    lambda: min(self._unwritten, default=last + 1) > last, timeout_s
+                )
+            finally:
+                self._drainers -= 1
 
     def close(self) -> None:
         """Stop the threads; what is queued is not written, what is in flight is waited for."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._closing.set()
         self._formatting.stop()
+        for _ in self._threads:  # one end of the queue for each that may wait there
+            self._writes.put(None)
+            for reads in self._reads:
+                reads.put(None)
         for thread in self._threads:
             thread.join(timeout=5.0)  # one that hangs in the kernel is left behind
 
@@ -110,13 +127,7 @@ class Mover:
         yield "house", self._house_loop, ()
 
     def _read_loop(self, stripe: int) -> None:
-        queue = self._reads[stripe]
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: queue or self._closing)
-                if self._closing:
-                    return
-                fetch = queue.popleft()
+        while (fetch := self._reads[stripe].get()) is not None and not self._closing.is_set():
             self._read(fetch)
 
     def _read(self, fetch: Fetch) -> None:
@@ -135,33 +146,43 @@ class Mover:
             breaker.failure(str(error))
         except (FrameError, ArgumentError) as error:  # the latter: no room for our extents
             residency.quarantine(fetch.parcel.row, source.generation, str(error))
-        with residency.lock:
+        with residency.lock.behind:
             self._promotion.land(fetch)
         fetch.finish()
 
     def _write_loop(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._writes or self._closing)
-                if self._closing:
-                    return
-                self._changed.wait_for(lambda: not any(self._reads), _COURTESY_S)
-                if not self._writes:
-                    continue
-                batch = [self._writes.popleft() for _ in range(min(_BATCH, len(self._writes)))]
+        while (write := self._writes.get()) is not None and not self._closing.is_set():
+            self._let_reads_go_first()
+            self._write([write, *self._more_writes()])
+
+    def _write(self, batch: Sequence[_Write]) -> None:
+        try:
+            self._demotion.write([(row, generation) for _, row, generation in batch])
+        finally:
+            with self._books:
+                self._unwritten.difference_update(number for number, _, _ in batch)
+                if self._drainers:
+                    self._books.notify_all()
+
+    def _more_writes(self) -> Iterator[_Write]:
+        for _ in range(_BATCH - 1):
             try:
-                self._demotion.write([(row, generation) for _, row, generation in batch])
-            finally:
-                with self._changed:
-                    self._unwritten.difference_update(number for number, _, _ in batch)
-                    self._changed.notify_all()
+                write = self._writes.get_nowait()
+            except Empty:
+                return
+            if write is None:
+                self._writes.put(None)  # the end: for the next turn
+                return
+            yield write
+
+    def _let_reads_go_first(self) -> None:
+        patience = time.monotonic() + _COURTESY_S
+        while any(reads.qsize() for reads in self._reads) and time.monotonic() < patience:
+            time.sleep(_COURTESY_S / 50)
 
     def _house_loop(self) -> None:
         waited = 0.0
-        while True:
-            with self._changed:
-                if self._changed.wait_for(lambda: self._closing, _CATALOG_S):
-                    return
+        while not self._closing.wait(_CATALOG_S):
             self._commit()
             waited += _CATALOG_S
             if waited >= _HOUSE_S:
@@ -177,7 +198,7 @@ class Mover:
                 stripe.breaker.failure(str(error))
 
     def _keep_house(self) -> None:
-        with self._residency.lock:
+        with self._residency.lock.behind:
             self._residency.expire()
         for number, stripe in enumerate(self._disk.stripes):
             if stripe.breaker.wants_probe and number not in self._probing:
@@ -197,7 +218,7 @@ class Mover:
                 is_well = False
         stripe.breaker.probed(is_well)
         if is_well:
-            with self._residency.lock:
+            with self._residency.lock.behind:
                 rows = dirty(self._residency)
             self.store(rows, [self._residency.index.generation[row] for row in rows])
         self._probing.discard(number)

@@ -7,7 +7,6 @@ half of it: ``room.py``.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from .frame import Header
 from .ghosts import Ghosts, Reason
 from .host import HostTier
 from .index import ABSENT, DISK, HOST, NONE, Index, Rows
+from .lock import StoreLock
 from .parcel import Parcels
 from .payload import is_plain
 from .room import Room
@@ -46,7 +46,7 @@ class Residency:
         counters: Counters,
         clock: Callable[[], float],
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = StoreLock()
         self.index = index
         self.host = host
         self.disk = disk

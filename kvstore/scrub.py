@@ -41,7 +41,7 @@ class Scrub:
     def run(self, progress: Progress | None = None) -> Report:
         """Verify everything that is stored now."""
         residency, index = self._residency, self._residency.index
-        with residency.lock:
+        with residency.lock.behind:
             todo = [(row, index.generation[row]) for row in index.rows().tolist()]
         for done, (row, generation) in enumerate(todo):
             self._verify_on_disk(row, generation)
@@ -52,7 +52,7 @@ class Scrub:
 
     def _verify_on_disk(self, row: int, generation: int) -> None:
         residency, disk = self._residency, self._residency.disk
-        with residency.lock:
+        with residency.lock.behind:
             if not residency.is_current(row, generation) or not residency.is_on_disk(row):
                 return
             place, fid = residency.disk_place(row), residency.index.fid[row]
@@ -70,7 +70,7 @@ class Scrub:
             self._damaged += 1
             residency.quarantine(row, generation, str(error))
         finally:
-            with residency.lock:
+            with residency.lock.behind:
                 disk.release(place)
 
     def _read(self, place: Place, fid: bytes, generation: int, nbytes: int) -> None:
@@ -81,7 +81,7 @@ class Scrub:
 
     def _verify_in_host(self, row: int, generation: int) -> None:
         residency, host = self._residency, self._residency.host
-        with residency.lock:
+        with residency.lock.behind:
             slot = residency.index.place[HOST][row]
             if not residency.is_current(row, generation) or slot == ABSENT:
                 return
@@ -98,12 +98,12 @@ class Scrub:
                 self._damaged += 1
                 residency.quarantine(row, generation, str(error))
         finally:
-            with residency.lock:
+            with residency.lock.behind:
                 residency.release(row, generation, slot)
 
     def _is_there(self, row: int, generation: int) -> bool:
         """Whether a row was not simply dropped, and its header wiped, while it was looked at."""
-        with self._residency.lock:
+        with self._residency.lock.behind:
             return self._residency.is_current(row, generation)
 
     def _count(self, nbytes: int) -> None:

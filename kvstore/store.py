@@ -48,6 +48,7 @@ _log = logging.getLogger("kvstrata")
 
 _IDENTITY = b"identity:"
 _CLOSE_S = 20.0
+_MEMORY_PER_GHOST = 64 << 10  # a ghost costs 400 bytes, and is worth less than a block
 
 
 class Store:
@@ -282,7 +283,9 @@ class Store:
             host=self._host,
             disk=self._disk,
             policy=POLICIES[self.settings.policy](index.facts()),
-            ghosts=Ghosts(self.settings.ghosts, since=0.0),
+            ghosts=Ghosts(
+                min(self.settings.ghosts, self.settings.memory // _MEMORY_PER_GHOST), since=0.0
+            ),
             counters=self.counters,
             clock=self._clock,
         )

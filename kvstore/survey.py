@@ -25,7 +25,7 @@ class Usage(NamedTuple):
 
 
 def dirty(residency: Residency) -> list[int]:
-    """Rows that are in host memory alone and may go to disk, oldest first."""
+    """Rows whose copy on disk is missing, oldest first, or behind what was said of them."""
     index = residency.index
     if not residency.disk.stripes:
         return []
@@ -33,7 +33,8 @@ def dirty(residency: Residency) -> list[int]:
     rows = rows[(_places(residency, HOST, rows) != ABSENT)]
     rows = rows[(_places(residency, DISK, rows) == ABSENT)]
     by_age = rows[np.argsort(np.asarray(index.generation)[rows])]
-    return [row for row in by_age.tolist() if row not in index.private]
+    missing = [row for row in by_age.tolist() if row not in index.private]
+    return missing + sorted(residency.outdated.difference(missing))
 
 
 def usage(residency: Residency, tier: int, slabs: Sequence[Slab]) -> Usage:

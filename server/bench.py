@@ -16,6 +16,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -98,23 +99,21 @@ def measured(names: Sequence[str], scale: Scale, above: Path) -> list[Figure]:
 
 
 def _print(figures: Sequence[Figure]) -> None:
-    table = Table("", "measured", "quartiles", "aim", "note", title="kvstrata bench store")
+    table = Table("", "measured", "quartiles", "aim", "note", box=SIMPLE_HEAD)
     for figure in figures:
-        low, high = (_said(value, "") for value in figure.measured[1:])
+        low, high = (_said(value) for value in figure.measured[1:])
         table.add_row(
             figure.name,
-            f"[{'green' if figure.is_reached else 'red'}]"
-            f"{_said(figure.measured.median, figure.unit)}[/]",
-            f"{low}-{high}",
-            f"{'at most' if figure.at_most else 'at least'} {_said(figure.aim, figure.unit)}",
+            f"[{'green' if figure.is_reached else 'red'}]{_said(figure.measured.median)}[/]",
+            "" if low == high else f"{low} {high}",
+            f"{'<=' if figure.at_most else '>='} {_said(figure.aim)} {figure.unit}",
             figure.note,
         )
     Console().print(table)
 
 
-def _said(value: float, unit: str) -> str:
-    number = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-    return f"{number} {unit}".rstrip()
+def _said(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def _as_object(figures: Sequence[Figure], *, is_quick: bool, load: float) -> dict[str, object]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from ..kvstore.index import DISK
+from ..kvstore.keys import Tokens
 from ..kvstore.layout import Layout
 from ..kvstore.pages import ArrayPages, Pages
 from ..kvstore.settings import Settings
@@ -47,6 +48,7 @@ class _Prompts:
         self.array = touched(self.bytes).reshape(self.blocks, self.block)
         self.pages = ArrayPages(layout, {PART: self.array})
         self._saved = 0
+        self._loaded = 0
 
     def settings(self, directory: Path, writers: int) -> Settings:
         """A store whose memory holds two of them and whose disk holds all."""
@@ -58,6 +60,11 @@ class _Prompts:
         """Where a bare loop moves as many blocks."""
         first = number % self.count * self.bytes
         return list(range(first, first + self.bytes, self.block))
+
+    def oldest(self) -> Tokens:
+        """The prompt that was not loaded for longest."""
+        number, self._loaded = self._loaded, self._loaded + 1
+        return prompt_of(number % self.count, self.tokens)
 
     def fill(self, settings: Settings) -> None:
         """Put them all on the disk of a new store, whose pages are written once by that."""
@@ -113,8 +120,8 @@ def disk_put(scale: Scale, directory: Path) -> list[Figure]:
 
 
 def _reads(space: Space, raw: RawDisk, prompts: _Prompts, pages: Pages, *, rounds: int) -> Pairs:
-    def ours(number: int) -> Trial:
-        tokens = prompt_of(number % prompts.count, prompts.tokens)
+    def ours(_round: int) -> Trial:
+        tokens = prompts.oldest()
 
         def load() -> None:
             with space.hold(space.match(tokens)) as hit:

@@ -33,13 +33,59 @@ Root = Annotated[
         show_default=False,
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Zero the payload, too.")]
 _TOKENS = "FILE"
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Prompt = Annotated[
+    str,
+    typer.Option(
+        "--tokens",
+        metavar=_TOKENS,
+        help="Token numbers: a JSON list, or with white space between; - for standard input.",
+    ),
+]
+DropPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar=_TOKENS,
+        help="The last full block of this prompt, and all that continues it; blocks before it "
+        "stay, for other prompts share them.",
+        show_default=False,
+    ),
+]
+DropKey = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="HEX",
+        help="The block with this key, and all that continues it.",
+        show_default=False,
+    ),
+]
+DropTag = Annotated[
+    str | None,
+    typer.Option(
+        "--tag",
+        metavar="TAG",
+        help="All that has this tag, in every identity of the tenant.",
+        show_default=False,
+    ),
+]
+DropTenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME",
+        help="All that this tenant has; an empty name for what has no tenant.",
+        show_default=False,
+    ),
+]
 
 bundle_app = typer.Typer(
     name="bundle",
     help="Carry stored prompts to another machine, in one checked file.",
+    epilog="Example: kvstrata bundle export manual.kvb --all",
     no_args_is_help=True,
 )
 
@@ -54,14 +100,7 @@ def stats(*, directory: Dir = None, config: Config = None, as_json: AsJson = Fal
 
 def explain(
     *,
-    tokens: Annotated[
-        str,
-        typer.Option(
-            "--tokens",
-            metavar=_TOKENS,
-            help="Token numbers: a JSON list, or with white space between; - for standard input.",
-        ),
-    ],
+    tokens: Prompt,
     identity: Root = "",
     directory: Dir = None,
     config: Config = None,
@@ -89,45 +128,12 @@ def verify(*, directory: Dir = None, config: Config = None, as_json: AsJson = Fa
 
 def drop(  # noqa: PLR0913 - an option each
     *,
-    tokens: Annotated[
-        str | None,
-        typer.Option(
-            "--tokens",
-            metavar=_TOKENS,
-            help="The last full block of this prompt, and all that continues it; blocks before "
-            "it stay, for other prompts share them.",
-            show_default=False,
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--key",
-            metavar="HEX",
-            help="The block with this key, and all that continues it.",
-            show_default=False,
-        ),
-    ] = None,
-    tag: Annotated[
-        str | None,
-        typer.Option(
-            "--tag",
-            metavar="TAG",
-            help="All that has this tag, in every identity of the tenant.",
-            show_default=False,
-        ),
-    ] = None,
-    tenant: Annotated[
-        str | None,
-        typer.Option(
-            "--tenant",
-            metavar="NAME",
-            help="All that this tenant has; an empty name for what has no tenant.",
-            show_default=False,
-        ),
-    ] = None,
+    tokens: DropPrompt = None,
+    key: DropKey = None,
+    tag: DropTag = None,
+    tenant: DropTenant = None,
     identity: Root = "",
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Zero the payload, too.")] = False,
     is_confirmed: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     directory: Dir = None,
     config: Config = None,
@@ -226,8 +232,15 @@ def bundle_import(
         raise typer.Exit(1)
 
 
+def demo(*, as_json: AsJson = False) -> None:
+    """Show on a real model what the store saves, and that it changes no answer."""
+    from .demo import demo as show
+
+    show(as_json=as_json)
+
+
 def bench(context: typer.Context) -> None:
-    """Measure the store on this machine.  Example: kvstrata bench store --quick"""
+    """Measure the store on this machine; kvstrata bench --help says what."""
     from .bench import bench_app
 
     bench_app(context.args, prog_name="kvstrata bench")
@@ -240,4 +253,5 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: kvstrata verify --json")(verify)
     app.command(epilog="Example: kvstrata drop --tag contract-17 --overwrite")(drop)
     app.add_typer(bundle_app)
+    app.command(epilog="Example: kvstrata demo --json")(demo)
     app.command(context_settings=_PASSED_ON, add_help_option=False)(bench)

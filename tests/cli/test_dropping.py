@@ -108,9 +108,9 @@ def test_on_a_terminal_it_asks(stored: Path, answer: bytes | None, status: int, 
     ) as process:
         assert process.stderr is not None
         asked = b""
-        while b"[y/N]" not in asked:
-            asked += process.stderr.read(1)
-        assert b"everything of tenant none" in asked
+        while b"[y/N]" not in asked and (more := process.stderr.read(1)):
+            asked += more
+        assert b"everything of tenant none" in asked and b"[y/N]" in asked, asked.decode()
         if answer is None:
             process.send_signal(signal.SIGINT)
         else:

@@ -5,7 +5,6 @@ class TestMine(PolicyContract):
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -86,16 +85,16 @@ def passed_over(policy: Told, tier: int) -> list[int]:
 class PolicyContract:
     """Inherit, and give ``policy``, what makes one from facts."""
 
-    policy: ClassVar[Callable[[Facts], Policy]]  # a class, so it is no method
+    policy: Callable[[Facts], Policy]
 
     def test_nothing_is_offered_where_nothing_is(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         assert passed_over(policy, 0) == []
         policy.add(0, [record(1)])
         assert passed_over(policy, 1) == []
 
     def test_every_block_is_offered_a_child_before_its_parent(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2, 3))
         policy.add(0, chain(4, 5, parent=2))
         order = offered(policy, 0)
@@ -104,26 +103,26 @@ class PolicyContract:
         assert order.index(4) > order.index(5)
 
     def test_a_parent_is_not_offered_while_a_child_stays(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2, 3))
         assert passed_over(policy, 0) == [3]
 
     def test_a_child_on_another_tier_holds_nobody(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         policy.add(1, [record(1)])
         assert offered(policy, 1) == [1]
         assert offered(policy, 0) == [2, 1]
 
     def test_a_parent_may_come_after_its_child(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(1, chain(1, 2, 3))
         policy.add(0, [record(3, 2)])
         policy.add(0, chain(1, 2))
         assert offered(policy, 0) == [3, 2, 1]
 
     def test_a_block_that_was_passed_over_waits_for_a_touch(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, [record(1), record(2)])
         assert sorted(passed_over(policy, 0)) == [1, 2]
         assert passed_over(policy, 0) == []
@@ -133,7 +132,7 @@ class PolicyContract:
         assert offered(policy, 0) == [1]
 
     def test_a_block_that_was_passed_over_waits_though_a_child_comes_and_goes(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, [record(1)])
         assert passed_over(policy, 0) == [1]
         policy.add(0, [record(2, 1)])
@@ -142,7 +141,7 @@ class PolicyContract:
         assert offered(policy, 0) == [1]
 
     def test_what_is_given_has_left(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         assert offered(policy, 0, at_most=1) == [2]
         policy.forget(0, [2])
@@ -150,12 +149,12 @@ class PolicyContract:
         assert offered(policy, 0) == [1]
 
     def test_what_was_not_asked_about_stays_as_it_was(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, [record(1), record(2)])
         assert sorted(offered(policy, 0, at_most=1) + offered(policy, 0)) == [1, 2]
 
     def test_a_touched_block_is_asked_about_again_by_the_same_iterator(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, [record(1), record(2)])
         busy = {1, 2}
         victims = policy.victims(0, lambda block, action: block not in busy)
@@ -165,7 +164,7 @@ class PolicyContract:
         assert offered(policy, 0) == [1]
 
     def test_the_iterator_survives_what_the_store_does_meanwhile(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, [record(block) for block in range(4)])
         victims = policy.victims(0, lambda block, action: True)
         first, _ = next(victims)
@@ -176,26 +175,26 @@ class PolicyContract:
         assert [block for block, _ in victims] == [11, 10, rest[0]]
 
     def test_blocks_leave_in_any_order(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, [*chain(1, 2, 3, 4), record(5)])
         policy.forget(0, [1, 3, 2, 4])
         assert offered(policy, 0) == [5]
 
     def test_a_number_is_used_again_for_another_block(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         assert offered(policy, 0) == [2, 1]
         policy.add(0, chain(2, 1))
         assert offered(policy, 0) == [1, 2]
 
     def test_a_block_that_comes_again_is_there_once(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         policy.add(0, chain(1, 2))
         assert offered(policy, 0) == [2, 1]
 
     def test_what_is_not_there_does_no_harm(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.touch([7, BLOCKS - 1])
         policy.forget(0, [7])
         policy.add(0, [record(1)])
@@ -206,14 +205,14 @@ class PolicyContract:
         assert offered(policy, 0) == [1]
 
     def test_hints_lose_no_block(self) -> None:
-        policy = Told(type(self).policy)
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         policy.advise([Hint(2, "a name that nobody knows", 1.0), Hint(9, "session_end", 1.0)])
         assert offered(policy, 0) == [2, 1]
 
     def test_any_history_agrees_with_a_plain_model(self) -> None:
         class Mine(History):
-            make = type(self).policy
+            make = staticmethod(self.policy)
 
         run_state_machine_as_test(
             Mine,
@@ -228,11 +227,11 @@ class PolicyContract:
 class History(RuleBasedStateMachine):
     """What a store may do to a policy, with sets and dicts that know what it may answer."""
 
-    make: ClassVar[Callable[[Facts], Policy]]
+    make: Callable[[Facts], Policy]
 
     def __init__(self) -> None:
         super().__init__()
-        self.policy = Told(type(self).make)
+        self.policy = Told(self.make)
         self.parents: dict[int, int] = {}  # of blocks that are resident anywhere
         self.resident: dict[int, set[int]] = {tier: set() for tier in TIERS}
         self.passed: dict[int, set[int]] = {tier: set() for tier in TIERS}

@@ -1,8 +1,11 @@
 """Fidelity belongs to the chain: declared, inherited, and only ever improved."""
 
+import errno
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -259,6 +262,32 @@ def test_a_late_write_of_the_worse_copy_does_not_cost_the_better_one(scene: Scen
         space = store.space(identity())
         assert space.match(tokens).fidelity == EXACT
         assert restore(space, tokens) == 64
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a flushed copy is given up before the better one is on disk"
+)
+def test_a_better_copy_that_never_reached_the_disk_costs_no_flushed_one(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """The directory as a crash would leave it, before the better copy could be written."""
+    tokens = prompt(1, 2)
+    disk = FaultyDisk("pages.kvs")
+    with scene.open(disk.open) as store:
+        space = store.space(identity())
+        save(space, tokens, fidelity=ROUGH)
+        assert store.flush()
+        disk.fail("write", error=errno.EIO)
+        save(space, tokens)
+        assert not store.flush()
+        shutil.copytree(scene.dir, tmp_path / "crashed")
+        disk.mend()
+    with replace(scene, dir=tmp_path / "crashed").open() as store:
+        assert restore(store.space(identity()), tokens) == 128
+    with scene.open() as store:
+        space = store.space(identity())
+        assert restore(space, tokens) == 128
+        store.audit()
 
 
 def test_two_threads_that_save_the_same_prompt_store_it_once(scene: Scene) -> None:
