@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..kvstore.index import HOST
 from ..kvstore.layout import Layout
 from ..kvstore.pages import ArrayPages
+from ..kvstore.settings import Settings
 from ..kvstore.space import Space
 from ..kvstore.store import Store
 from .bench_figures import Figure, exactly, seconds
@@ -37,7 +39,6 @@ _TIMES_RAM = 2.5
 _RAW_BLOCKS = 128
 _CHUNKS, _ROOM = 11, 10
 _WITH_HEADERS = 33 / 32
-_INDEX_BYTES = 600_000
 
 
 class _Burst(NamedTuple):
@@ -156,9 +157,8 @@ def _short(directory: Path) -> Figure:
     with Store(settings) as store:
         store.space(identity_of(layout)).save(tokens, pages)
         store.flush()
-    memory = int((_ROOM + 0.5) * _BLOCK * _WITH_HEADERS) + _INDEX_BYTES
-    with Store(replace(settings, memory=memory)) as store:
-        room = store.stats().tiers[0].capacity_bytes // _BLOCK
+    with Store(replace(settings, memory=_with_room(settings))) as store:
+        room = store.stats().tiers[HOST].capacity_bytes // _BLOCK
         space = store.space(identity_of(layout))
         with space.hold(space.match(tokens)) as hit:
             restored = hit.load(pages) // layout.block_tokens
@@ -166,3 +166,10 @@ def _short(directory: Path) -> Figure:
         raise AssertionError(f"memory was made for {_ROOM} blocks and has room for {room}")
     name = f"{_CHUNKS} blocks on disk, room for {room}: restored"
     return Figure(name, exactly(restored), _ROOM, "blocks")
+
+
+def _with_room(settings: Settings) -> int:
+    """The memory setting whose slab has room for ten blocks and a half."""
+    with Store(settings) as store:
+        missing = (_ROOM + 0.5) * _BLOCK - store.stats().tiers[HOST].capacity_bytes
+    return settings.memory + int(missing * _WITH_HEADERS)
