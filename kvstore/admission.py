@@ -5,32 +5,20 @@ Those are used, and live on on the new terms; copies that are worse than what co
 What follows is new and gets rows, each the child of the one before, and then slots, block by block,
 so that where room ends, it ends at the same block in all parts.
 
-A row of a block comes before its slot: a parent with a child is no victim, so making room for a
-block never takes the block before it.
+A block has its row before its slot: a parent with a child is no victim, so making room for a block
+never takes the block before it.
 """
 
-from collections.abc import Sequence
-from itertools import takewhile, zip_longest
+from collections.abc import Container, Sequence
+from itertools import groupby, takewhile, zip_longest
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .ghosts import Reason
-from .index import NONE, Rows
-from .layout import Part
-from .molds import Batch, Lot, Mold, Molds
-from .parcel import Parcels
+from .index import NONE
+from .molds import Batch, Incoming, Mold, Molds
 from .residency import Residency
 
 _AT_ONCE = 256  # blocks that have rows before they have slots
-
-
-class Intake(NamedTuple):
-    """Frames that were admitted together, in the order of their blocks, and sorted by mold."""
-
-    parcels: Parcels
-    lots: list[Lot]
 
 
 class _Worse(NamedTuple):
@@ -42,42 +30,26 @@ class _Worse(NamedTuple):
     generation: int
 
 
-class _Draft(NamedTuple):
-    """New frames of one mold that have rows."""
-
-    mold: Mold
-    blocks: NDArray[np.intp]
-    rows: Rows
-
-
-class _Frames(NamedTuple):
-    """Drafts side by side: of each frame the number of its draft, and what a slot is taken for."""
-
-    draft: NDArray[np.intp]
-    blocks: NDArray[np.intp]
-    rows: Rows
-    nbytes: NDArray[np.uint32]
-
-
 class Admission:
-    """One batch's frames that are to be filled.  Made and used with the store's lock held.
+    """One batch's frames that are to be filled.  Made with the store's lock held.
 
-    ``stored`` is how many of the prompt's blocks are stored, from the beginning, once the intakes
-    have arrived; ``outdated`` are rows of which more was said than their headers on disk know.
+    ``stored`` is how many of the prompt's blocks are stored, from the beginning, once the frames
+    have arrived; ``replaced`` are the rows that have worse copies until then, with those copies'
+    generations; ``outdated`` are rows of which more was said than their headers on disk know.
     """
 
-    def __init__(
-        self, residency: Residency, molds: Molds, parts: Sequence[Part], batch: Batch
-    ) -> None:
-        self.intakes: list[Intake] = []
+    def __init__(self, residency: Residency, molds: Molds, batch: Batch) -> None:
+        self.frames: list[Incoming] = []
+        self.replaced: dict[int, int] = {}
         self.outdated: list[int] = []
         self._residency = residency
         self._molds = molds
-        self._parts = parts
         self._batch = batch
-        self._fids = [
-            [key + suffix for key in batch.keys] for suffix in [bytes(part) for part in parts]
-        ]
+        self._own: Container[int] = batch.extras  # blocks whose molds are their own
+        if batch.terms.attachments:
+            self._own = range(len(batch.keys))
+        self._shared = [molds.shared(part, batch.terms) for part in molds.parts]
+        self._fids = [[key + bytes(part) for key in batch.keys] for part in molds.parts]
         self.stored = self._admit()
 
     def _admit(self) -> int:
@@ -129,100 +101,56 @@ class Admission:
 
     def _replace(self, worse: Sequence[_Worse]) -> int:
         """Take slots for better copies; the first block for which there was none, or their end."""
-        slots: list[int] = []
-        molds: list[Mold] = []
+        residency = self._residency
         for block, part, row, generation in worse:
-            alone = range(block, block + 1)
-            mold = self._molds.sort(self._parts[part], alone, self._batch)[0][0]
-            taken = self._residency.room.take_host([mold.nbytes])
-            if not taken or not self._residency.is_current(row, generation):
+            mold = self._mold(part, block)
+            taken = residency.room.take_host(mold.nbytes)
+            if not taken or not residency.is_current(row, generation):
                 for slot in taken:
-                    self._residency.host.give(slot)
-                break
-            slots += taken
-            molds.append(mold)
-        count = len(slots)
-        if count:
-            self._add_better(worse[:count], molds, slots)
-        return worse[count].block if count < len(worse) else len(self._batch.keys)
-
-    def _add_better(
-        self, worse: Sequence[_Worse], molds: Sequence[Mold], slots: Sequence[int]
-    ) -> None:
-        blocks = np.array([each.block for each in worse])
-        parcels = Parcels(
-            np.array([each.row for each in worse]),
-            self._residency.generations(len(worse)),
-            np.array([each.generation for each in worse], np.uint64),
-            np.array(slots),
-            np.array([mold.nbytes for mold in molds], np.uint32),
-        )
-        kinds = list(dict.fromkeys(molds))
-        whose = np.array([kinds.index(mold) for mold in molds])
-        self.intakes.append(Intake(parcels, _lots(kinds, whose, blocks, parcels)))
+                    residency.host.give(slot)
+                return block
+            residency.generation += 1
+            self.replaced[row] = generation
+            self.frames.append((block, mold, row, residency.generation, taken[0]))
+        return len(self._batch.keys)
 
     def _enlist(self, blocks: range, lengths: Sequence[int]) -> int:
         """Give new frames rows and slots; the first block that has not all, or their end."""
-        residency = self._residency
+        index = self._residency.index
+        rows = [iter(self._rows(part, length, blocks)) for part, length in enumerate(lengths)]
         drafts = [
-            draft
+            (block, self._mold(part, block), next(rows[part]))
+            for block in blocks
             for part, length in enumerate(lengths)
-            for draft in self._drafts(part, range(max(blocks.start, length), blocks.stop))
+            if block >= length
         ]
-        frames = _by_block(drafts)
-        slots = residency.room.take_host(frames.nbytes.tolist())
-        count = len(slots)
-        for row in frames.rows[count:][::-1].tolist():
-            residency.index.remove(row)
-        reached = int(frames.blocks[count]) if count < len(frames.blocks) else blocks.stop
-        if not count:
-            return reached
-        rows = frames.rows[:count]
-        generations = residency.index.columns.generation[rows]
-        parcels = Parcels(
-            rows, generations, generations, np.array(slots, np.intp), frames.nbytes[:count]
-        )
-        molds = [draft.mold for draft in drafts]
-        lots = _lots(molds, frames.draft[:count], frames.blocks[:count], parcels)
-        self.intakes.append(Intake(parcels, lots))
-        return reached
+        slots = self._take([mold.nbytes for _, mold, _ in drafts])
+        for (block, mold, row), slot in zip(drafts, slots, strict=False):
+            self.frames.append((block, mold, row, index.generation[row], slot))
+        for _, _, row in reversed(drafts[len(slots) :]):
+            index.remove(row)
+        return drafts[len(slots)][0] if len(slots) < len(drafts) else blocks.stop
 
-    def _drafts(self, part: int, blocks: range) -> list[_Draft]:
-        """Rows for new blocks of a part, below the block before."""
-        if not blocks:
+    def _rows(self, part: int, stored: int, blocks: range) -> list[int]:
+        """Rows for a part's new blocks, below the block before."""
+        fids, first = self._fids[part], max(stored, blocks.start)
+        if first >= blocks.stop:
             return []
-        fids, index = self._fids[part], self._residency.index
-        parent = index.find(fids[blocks.start - 1]) if blocks.start else NONE
-        rows = self._residency.enlist(fids[blocks.start : blocks.stop], parent)
-        numbers = np.arange(blocks.start, blocks.stop)
-        return [
-            _Draft(mold, numbers[run], rows[run])
-            for mold, run in self._molds.sort(self._parts[part], blocks, self._batch)
-        ]
+        parent = self._residency.index.find(fids[first - 1]) if first else NONE
+        return self._residency.enlist(fids[first : blocks.stop], parent)
 
+    def _mold(self, part: int, block: int) -> Mold:
+        if block in self._own:
+            return self._molds.own(self._molds.parts[part], self._batch, block)
+        return self._shared[part]
 
-def _by_block(drafts: Sequence[_Draft]) -> _Frames:
-    """Drafts in the order of their blocks."""
-    lengths = [len(draft.rows) for draft in drafts]
-    draft = np.repeat(np.arange(len(drafts)), lengths)
-    blocks = np.concatenate([draft.blocks for draft in drafts])
-    rows = np.concatenate([draft.rows for draft in drafts])
-    if len(drafts) > 1:
-        order = np.argsort(blocks, kind="stable")
-        draft, blocks, rows = draft[order], blocks[order], rows[order]
-    nbytes = np.array([draft.mold.nbytes for draft in drafts], np.uint32)
-    return _Frames(draft, blocks, rows, nbytes[draft])
-
-
-def _lots(
-    molds: Sequence[Mold], whose: NDArray[np.intp], blocks: NDArray[np.intp], parcels: Parcels
-) -> list[Lot]:
-    """Parcels by mold; ``whose`` has of each the number of its mold."""
-    if len(molds) == 1:
-        return [Lot(molds[0], blocks.tolist(), parcels)]
-    lots = []
-    for number, mold in enumerate(molds):
-        mine = whose == number
-        if mine.any():
-            lots.append(Lot(mold, blocks[mine].tolist(), parcels.only(mine)))
-    return lots
+    def _take(self, sizes: Sequence[int]) -> list[int]:
+        """Slots for frames of these sizes, or for the first of them."""
+        slots: list[int] = []
+        for nbytes, alike in groupby(sizes):
+            count = len(list(alike))
+            taken = self._residency.room.take_host(nbytes, count)
+            slots += taken
+            if len(taken) < count:
+                break
+        return slots

@@ -1,10 +1,9 @@
 """Why blocks left: a bounded memory of frame ids that were once stored.
 
-Beyond the horizon, the time of the oldest record that was pushed out, nothing is known: a block
+Beyond the horizon, the time of the newest record that was forgotten, nothing is known: a block
 that is not here may never have been stored or may have left before.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -30,33 +29,33 @@ class Ghost(NamedTuple):
 
 
 class Ghosts:
-    """The last ``limit`` blocks that left; one thread at a time (the store's lock)."""
+    """The last blocks that left: ``limit`` of them at most, and half as many at least.
+
+    They are kept as two halves, and the older half is forgotten as a whole.  One thread at a time
+    (the store's lock).
+    """
 
     def __init__(self, limit: int, *, since: float) -> None:
-        self._limit = limit
-        self._left: deque[tuple[Sequence[bytes], Ghost]] = deque()  # oldest first
-        self._count = 0  # frame ids in it, those that left again since among them
-        self._ghosts: dict[bytes, Ghost] = {}
+        self._half = limit // 2
+        self._newer: dict[bytes, Ghost] = {}
+        self._older: dict[bytes, Ghost] = {}
+        self._newest = self._newest_of_older = since
         self.horizon = since  # 0: from the store's beginning
 
     def add(self, fids: Sequence[bytes], ghost: Ghost) -> None:
         """Remember why these blocks left."""
-        self._left.append((fids, ghost))
-        self._count += len(fids)
-        self._ghosts.update(dict.fromkeys(fids, ghost))
-        while self._count > self._limit:
-            self._push_out(*self._left.popleft())
+        if len(self._newer) + len(fids) > self._half:
+            self.horizon = max(self.horizon, self._newest_of_older)
+            self._older, self._newer = self._newer, {}
+            self._newest_of_older = self._newest
+        if len(fids) > self._half:
+            self.horizon = ghost.when  # too many at once: the rest is forgotten already
+        self._newer.update(dict.fromkeys(fids[: self._half], ghost))
+        self._newest = ghost.when
 
     def find(self, fid: bytes) -> Ghost | None:
         """What is remembered of a block."""
-        return self._ghosts.get(fid)
+        return self._newer.get(fid) or self._older.get(fid)
 
     def __len__(self) -> int:
-        return len(self._ghosts)
-
-    def _push_out(self, fids: Sequence[bytes], ghost: Ghost) -> None:
-        self._count -= len(fids)
-        for fid in fids:
-            if self._ghosts.get(fid) is ghost:
-                del self._ghosts[fid]
-                self.horizon = max(self.horizon, ghost.when)
+        return len(self._newer) + len(self._older)

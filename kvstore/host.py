@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import ArgumentError
 from .payload import cut
-from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, Slots, pages_for, slots_for
+from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, pages_for, slots_for
 from .superblock import Superblock
 
 Bytes = NDArray[np.uint8]
@@ -52,9 +52,6 @@ class HostTier:
         self._pages_at = _pages_offset(self.superblock.slots)
         if self._pages_at + self.slab.pages * PAGE_BYTES > size:
             raise ArgumentError("the descriptor is smaller than the slab that it claims to hold")
-        end = (self.slab.slots + 1) * SLOT_BYTES
-        self._headers = self.memory[SLOT_BYTES:end].reshape(self.slab.slots, SLOT_BYTES)
-        self._magics = self._headers.view(np.uint64)[:, 0]
         self._closing = threading.Event()
         self._toucher = threading.Thread(target=self._touch, name="kvstrata-touch", daemon=True)
         self._toucher.start()
@@ -74,14 +71,12 @@ class HostTier:
                 break
         return views
 
-    def spans(self, slots: Slots, offset: int, length: int) -> list[list[Bytes]]:
-        """For each place, views of so many bytes from ``offset`` on, one for each run of pages."""
-        memory = self.memory
-        starts = self.slab.first_pages(slots) * PAGE_BYTES + (self._pages_at + offset)
-        spans = [[memory[start : start + length]] for start in starts.tolist()]
-        for n in self.slab.scattered(slots):
-            spans[n] = cut(self.pieces(int(slots[n]), offset + length), offset, length)
-        return spans
+    def span(self, slot: int, offset: int, length: int) -> list[Bytes]:
+        """Views of so many bytes of a place from ``offset`` on, one for each run of pages."""
+        if self.slab.is_scattered(slot):
+            return cut(self.pieces(slot, offset + length), offset, length)
+        start = self._pages_at + self.slab.first[slot] * PAGE_BYTES + offset
+        return [self.memory[start : start + length]]
 
     def header(self, slot: int) -> memoryview:
         """The header slot of a place."""
@@ -93,10 +88,6 @@ class HostTier:
         start = (slot + 1) * SLOT_BYTES
         self._bytes[start : start + len(header)] = header
 
-    def write_headers(self, slots: Slots, headers: Bytes) -> None:
-        """Publish frames whose headers, uint8 ``[slot, byte]``, are of one length."""
-        self._headers[slots, : headers.shape[1]] = headers
-
     def give(self, slot: int) -> None:
         """Take a place back; its header is wiped now, its pages are free with the last lease."""
         self.wipe(slot)
@@ -106,10 +97,6 @@ class HostTier:
         """Let nobody who inherits the slab find a frame in the slot."""
         start = (slot + 1) * SLOT_BYTES
         self._bytes[start : start + len(_WIPED)] = _WIPED
-
-    def wipe_all(self, slots: Slots) -> None:
-        """Wipe several slots."""
-        self._magics[slots] = 0
 
     def scan(self) -> Iterator[tuple[int, memoryview]]:
         """Slots that hold something, with their headers."""

@@ -93,24 +93,27 @@ class Index:
 
         There are as many rows as all tiers have slots, and a row has a slot on some tier.
         """
-        return int(self.insert_chain([fid], parent, np.array([generation], np.uint64))[0])
+        return self.insert_chain([fid], parent, generation)[0]
 
-    def insert_chain(
-        self, fids: Sequence[bytes], parent: int, generations: NDArray[np.uint64]
-    ) -> Rows:
-        """Rows for frame ids that have none: a child of ``parent``, its child, and so on."""
-        count = len(fids)
-        rows = self._take(count)
-        numbers = rows.tolist()
-        for fid, row in zip(fids, numbers, strict=True):
-            self._maps[fid[0]][fid] = row
-            self.fid[row] = fid
-        self.columns.generation[rows] = generations
-        if count > 1:
-            links = rows.astype(np.int32)
-            self.columns.parent[rows[1:]] = links[:-1]
-            self._children[rows[:-1]] = links[1:]
-        self._link(numbers[0], parent)
+    def insert_chain(self, fids: Sequence[bytes], parent: int, generation: int) -> list[int]:
+        """Rows for frame ids that have none: a child of ``parent``, its child, and so on.
+
+        Generations are counted up from ``generation``.
+        """
+        maps, names, generations = self._maps, self.fid, self.generation
+        parents, child = self.parent, self.child
+        rows = self._take(len(fids))
+        self._link(rows[0], parent)
+        parent = NONE
+        for fid, row in zip(fids, rows, strict=True):
+            maps[fid[0]][fid] = row
+            names[row] = fid
+            generations[row] = generation
+            generation += 1
+            if parent != NONE:
+                parents[row] = parent
+                child[parent] = row
+            parent = row
         return rows
 
     def remove(self, row: int) -> None:
@@ -119,7 +122,15 @@ class Index:
         del self._maps[fid[0]][fid]
         self.fid[row] = b""
         self.generation[row] = 0
-        self._unlink(row)
+        parent, before, after = self.parent[row], self._prev[row], self._next[row]
+        if after != NONE:
+            self._prev[after] = before
+            self._next[row] = NONE
+        if before != NONE:
+            self._next[before] = after
+            self._prev[row] = NONE
+        elif parent != NONE:
+            self.child[parent] = after
         if row in self.private:
             self.private.discard(row)
         self._free.append(row)
@@ -165,20 +176,20 @@ class Index:
             known.expiry,
         )
 
-    def _take(self, count: int) -> Rows:
+    def _take(self, count: int) -> list[int]:
         """Rows that are not in use; those that were never used are made ready."""
         free = self._free
         kept = max(0, len(free) - count)
-        taken = free[kept:]
+        rows = free[kept:].tolist()
         del free[kept:]
-        if len(taken) < count:
+        if len(rows) < count:
             first = self._unused
-            self._unused += count - len(taken)
-            taken.extend(range(first, self._unused))
+            self._unused += count - len(rows)
+            rows.extend(range(first, self._unused))
             fresh = slice(first, self._unused)
             for column in (self._children, *self._siblings, *self.columns.place):
                 column[fresh] = NONE
-        return np.array(taken, np.intp)
+        return rows
 
     def _link(self, row: int, parent: int) -> None:
         self.parent[row] = parent
@@ -188,17 +199,6 @@ class Index:
                 self._next[row] = first
                 self._prev[first] = row
             self.child[parent] = row
-
-    def _unlink(self, row: int) -> None:
-        parent, before, after = self.parent[row], self._prev[row], self._next[row]
-        if after != NONE:
-            self._prev[after] = before
-            self._next[row] = NONE
-        if before != NONE:
-            self._next[before] = after
-            self._prev[row] = NONE
-        elif parent != NONE:
-            self.child[parent] = after
 
 
 def _columns(capacity: int) -> Columns:

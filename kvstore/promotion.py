@@ -28,7 +28,7 @@ class Promotion:
             return fetch, False
         nbytes, place = index.nbytes[DISK][row], residency.disk_place(row)
         residency.disk.lease(place)  # first: making room must not take the copy that is wanted
-        slots = residency.room.take_host([nbytes])
+        slots = residency.room.take_host(nbytes)
         if not slots:
             residency.disk.release(place)
             return None, False

@@ -9,24 +9,23 @@ half of it: ``room.py``.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..eviction.policy import Policy
 from .disk import DiskTier
 from .frame import Header
 from .ghosts import Ghosts, Reason
 from .host import HostTier
-from .index import ABSENT, DISK, HOST, NONE, Index, Rows
+from .index import ABSENT, DISK, HOST, NONE, Index
 from .lock import StoreLock
-from .parcel import Parcels
 from .payload import is_plain
 from .room import Room
-from .slab import Slots
 from .stats import Counters
 from .tier import Place
 
 _log = logging.getLogger("kvstrata")
+
+
+Landing = tuple[int, int, int]
+"""A row, its generation once its payload is there, and the host slot for it."""
 
 
 class Residency:
@@ -77,48 +76,39 @@ class Residency:
         """Whether a row still is of that generation."""
         return self.index.generation[row] == generation
 
-    def generations(self, count: int) -> NDArray[np.uint64]:
-        """So many generations that nothing had before."""
-        self.generation += count
-        first = self.generation - count + 1
-        return np.arange(first, first + count, dtype=np.uint64)
-
-    def are_current(self, parcels: Parcels) -> NDArray[np.bool_]:
-        """Which parcels have arrived and are still what their rows stand for."""
-        current: NDArray[np.bool_] = (
-            self.index.columns.generation[parcels.rows] == parcels.generations
-        )
-        return current
-
-    def enlist(self, fids: Sequence[bytes], parent: int) -> Rows:
+    def enlist(self, fids: Sequence[bytes], parent: int) -> list[int]:
         """PENDING rows for new frames: a child of ``parent``, its child, and so on."""
-        return self.index.insert_chain(fids, parent, self.generations(len(fids)))
+        first = self.generation + 1
+        self.generation += len(fids)
+        return self.index.insert_chain(fids, parent, first)
 
-    def arrive(self, parcels: Parcels) -> list[int]:
-        """Rows that are in host memory now; a parcel whose row is gone gives its slot back."""
-        columns = self.index.columns
-        is_wanted = columns.generation[parcels.rows] == parcels.expected
-        if np.count_nonzero(is_wanted) < len(is_wanted):
-            for slot in parcels.slots[~is_wanted].tolist():
+    def supersede(self, row: int, generation: int) -> None:
+        """A row's copies make way for a better one; what was said of the row holds for that too."""
+        self.room.leave(row)
+        self.index.generation[row] = generation
+        if row in self.marks.pins:
+            self.marks.pin(row, generation, self.marks.pins[row])
+
+    def arrive(self, parcels: Sequence[Landing]) -> list[int]:
+        """The rows that are in host memory now; one that is gone gives its slot back."""
+        current, places, arrived = self.index.generation, self.index.place[HOST], []
+        for row, generation, slot in parcels:
+            if current[row] == generation:
+                places[row] = slot
+                arrived.append(row)
+            else:
                 self.host.give(slot)
-            parcels = parcels.only(is_wanted)
-        rows: list[int] = parcels.rows.tolist()
-        if parcels.are_better:
-            for row, generation in zip(rows, parcels.generations.tolist(), strict=True):
-                self._supersede(row, generation)
-        columns.nbytes[HOST][parcels.rows] = parcels.nbytes
-        columns.place[HOST][parcels.rows] = parcels.slots
-        self.policy.add(HOST, rows)
-        return rows
+        self.policy.add(HOST, arrived)
+        return arrived
 
-    def abandon(self, parcels: Parcels) -> None:
-        """Parcels whose payload did not come: their slots are free, their new rows are gone."""
-        columns = zip(
-            parcels.rows.tolist(), parcels.expected.tolist(), parcels.slots.tolist(), strict=True
-        )
-        for row, expected, slot in reversed(list(columns)):
+    def abandon(self, parcels: Sequence[Landing]) -> None:
+        """New rows whose payload did not come are gone, and their slots are free.
+
+        A row of another generation has a worse copy, which stays.
+        """
+        for row, generation, slot in reversed(parcels):
             self.host.give(slot)
-            if not parcels.are_better and self.is_current(row, expected):
+            if self.is_current(row, generation):
                 self.remove(row, Reason.LOST)
 
     def settle(self, row: int, place: Place, nbytes: int) -> None:
@@ -201,13 +191,15 @@ class Residency:
         if self.host.slab.release(slot) and self.is_current(row, generation):
             self.room.offer(row)
 
-    def release_all(self, rows: Rows, generations: Rows, slots: Slots) -> None:
+    def release_all(
+        self, rows: Sequence[int], generations: Sequence[int], slots: Sequence[int]
+    ) -> None:
         """End leases on host slots, as ``release`` does."""
         self.host.slab.release_all(slots)
         if self.room.has_passed:
-            is_current = self.index.columns.generation[rows] == generations
-            for row in rows[is_current].tolist():
-                self.room.offer(row)
+            for row, generation in zip(rows, generations, strict=True):
+                if self.is_current(row, generation):
+                    self.room.offer(row)
 
     def pin(self, row: int, until: float) -> None:
         """Keep a row from being evicted until then."""
@@ -256,10 +248,3 @@ class Residency:
         self.index.stripe[row] = place.stripe
         self.index.nbytes[DISK][row] = nbytes
         self.policy.add(DISK, [row])
-
-    def _supersede(self, row: int, generation: int) -> None:
-        """A row's copies make way for a better one; what was said of the row holds for that too."""
-        self.room.leave(row)
-        self.index.generation[row] = generation
-        if row in self.marks.pins:
-            self.marks.pin(row, generation, self.marks.pins[row])

@@ -8,14 +8,11 @@ A row whose last copy leaves is forgotten; ghosts remember why.  A victim that w
 it was leased, pinned, waiting to be written, or had a child, is offered again when that ends.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, takewhile
-from operator import itemgetter
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from itertools import chain
 
-import numpy as np
-
-from ..eviction.policy import Action, MayLeave, Policy
+from ..eviction.policy import Action, MayLeave, Policy, Victim
 from .disk import DiskTier
 from .ghosts import Ghost, Ghosts, Reason
 from .host import HostTier
@@ -25,8 +22,8 @@ from .slab import PAGE_BYTES, pages_for
 from .stats import Counters
 from .tier import Place
 
-Gone = list[tuple[int, bytes]]
-"""Tenants' numbers and frame ids of rows that were forgotten."""
+Gone = defaultdict[int, list[bytes]]
+"""By tenant's number, frame ids of rows that were forgotten."""
 
 
 class Room:
@@ -58,23 +55,23 @@ class Room:
         self._clock = clock
         self._passed: set[int] = set()  # victims passed over, to be offered again on a touch
         self._dirty = OrderedDict[int, None]()  # those of them that only wait to be written
+        self._writes_behind = False  # whether a dirty victim waits to be written
+        self._may_leave_host = self._host_gate()
 
     @property
     def has_passed(self) -> bool:
         """Whether there are victims that were passed over."""
         return bool(self._passed)
 
-    def take_host(self, sizes: Sequence[int]) -> list[int]:
-        """Host slots for frames of so many payload bytes, making room as needed.
+    def take_host(self, nbytes: int, count: int = 1) -> list[int]:
+        """Host slots for so many frames of ``nbytes`` each, making room as needed.
 
-        For the leading ones where it cannot be made for all.
+        Fewer where it cannot be made for all.
         """
-        whole = self._host.slab.pages * PAGE_BYTES
-        if max(sizes) > whole:
-            sizes = list(takewhile(lambda nbytes: nbytes <= whole, sizes))
-        slots = self._take_free(sizes)
-        if len(slots) < len(sizes):
-            self._evict_host(sizes, slots)
+        slab = self._host.slab
+        slots = slab.take_some(nbytes, count)
+        if len(slots) < count and nbytes <= slab.pages * PAGE_BYTES:
+            self._evict_host(nbytes, count, slots)
         return slots
 
     def take_disk(self, nbytes: int) -> Place | None:
@@ -83,14 +80,17 @@ class Room:
         place = disk.take(nbytes)
         if place is not None or not disk.has_room(nbytes):
             return place
-        gone: Gone = []
+        gone = Gone(list)
         evicted = []
         for row, _ in self._policy.victims(DISK, self._may_leave_disk):
             evicted.append(index.nbytes[DISK][row])
             disk.give(self._place_on_disk(row))
             disk.forget(index.fid[row])
             index.place[DISK][row] = ABSENT
-            self._left(row, gone)
+            if index.place[HOST][row] == ABSENT:
+                self._forget(row, gone)
+            elif index.parent[row] in self._passed:
+                self.offer(index.parent[row])
             place = disk.take(nbytes)
             if place is not None:
                 break
@@ -113,7 +113,7 @@ class Room:
 
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
-        generations, gone = [], Gone()
+        generations, gone = [], Gone(list)
         for each in reversed(self._index.subtree(row)):
             generations.append(self._index.generation[each])
             self.leave(each)
@@ -128,50 +128,39 @@ class Room:
             self._dirty.pop(row, None)
             self._policy.touch([row])
 
-    def _take_free(self, sizes: Sequence[int]) -> list[int]:
-        slots = []
-        for nbytes in sizes:
-            slot = self._host.slab.take(nbytes)
-            if slot < 0:
-                break
-            slots.append(slot)
-        return slots
-
-    def _evict_host(self, sizes: Sequence[int], slots: list[int]) -> None:
-        """Let blocks leave host memory until there are as many slots as sizes.
+    def _evict_host(self, nbytes: int, count: int, slots: list[int]) -> None:
+        """Let blocks leave host memory until there are so many slots.
 
         A victim whose place is just what is needed hands it over as it is.
         """
-        index, slab = self._index, self._host.slab
-        places, nbytes = index.place[HOST], index.nbytes[HOST]
-        gone: Gone = []
-        kept = []
-        count = freed = 0
-        pages = pages_for(sizes[len(slots)])
-        for row in self._leaving_host():
+        index, host, slab = self._index, self._host, self._host.slab
+        places, sizes, on_disk = index.place[HOST], index.nbytes[HOST], index.place[DISK]
+        pages, passed = pages_for(nbytes), self._passed
+        gone = Gone(list)
+        freed: list[int] = []
+        self._writes_behind = self._disk.takes_writes
+        victims = self._policy.victims(HOST, self._may_leave_host)
+        for row, _ in chain(victims, self._dirty_victims()):
             slot = places[row]
             places[row] = ABSENT
-            count += 1
-            freed += nbytes[row]
-            self._left(row, gone)
+            freed.append(sizes[row])
+            if on_disk[row] == ABSENT:
+                self._forget(row, gone)
+            elif index.parent[row] in passed:
+                self.offer(index.parent[row])  # it may have been passed over for this child
             if slab.is_fit(slot, pages):
-                kept.append(slot)
+                host.wipe(slot)
                 slots.append(slot)
             else:
-                self._host.give(slot)
-                slots += self._take_free(sizes[len(slots) :])
-            if len(slots) == len(sizes):
+                host.give(slot)
+                slots += slab.take_some(nbytes, count - len(slots))
+            if len(slots) == count:
                 break
-            pages = pages_for(sizes[len(slots)])
-        if kept:
-            self._host.wipe_all(np.array(kept))
-        self._count(HOST, count, freed)
+        self._count(HOST, len(freed), sum(freed))
         self._bury(gone, Reason.EVICTED)
 
-    def _leaving_host(self) -> Iterator[int]:
-        """Rows that leave host memory, clean ones first; the policy has forgotten them."""
-        for row, _ in self._policy.victims(HOST, self._may_leave_host()):
-            yield row
+    def _dirty_victims(self) -> Iterator[Victim]:
+        """What only waits to be written, when there is nobody else."""
         while self._dirty:
             row, _ = self._dirty.popitem(last=False)
             slot = self._index.place[HOST][row]
@@ -179,25 +168,25 @@ class Room:
                 self._counters.dropped_dirty += self._index.place[DISK][row] == ABSENT
                 self._passed.discard(row)
                 self._policy.forget(HOST, [row])
-                yield row
+                yield row, Action.DROP
 
-    def _may_leave_host(self) -> MayLeave:
-        """What the policy asks; made anew for each making of room, for it is asked often."""
+    def _host_gate(self) -> MayLeave:
+        """What the policy asks of each victim; made once, for it is asked for every block saved."""
         index, pins, passed, dirty = self._index, self.marks.pins, self._passed, self._dirty
         places, on_disk, child = index.place[HOST], index.place[DISK], index.child
         leases, private = self._host.slab.leases, index.private
-        now, is_written_behind = self._clock(), self._disk.takes_writes
 
         def may_leave(row: int, _: Action) -> bool:
             is_last = on_disk[row] == ABSENT
+            is_leased = leases[places[row]]
             if (
-                leases[places[row]]
+                is_leased
                 or (is_last and child[row] != NONE)
-                or (row in pins and pins[row] > now)
+                or (row in pins and pins[row] > self._clock())
             ):
                 passed.add(row)
                 return False
-            if is_last and is_written_behind and row not in private:
+            if is_last and self._writes_behind and row not in private:
                 passed.add(row)
                 dirty[row] = None
                 return False
@@ -221,25 +210,19 @@ class Room:
     def _place_on_disk(self, row: int) -> Place:
         return Place(self._index.stripe[row], self._index.place[DISK][row])
 
-    def _left(self, row: int, gone: Gone) -> None:
-        """A row has left a tier; if that was the last one, it is forgotten."""
-        index = self._index
-        if index.place[HOST][row] == ABSENT and index.place[DISK][row] == ABSENT:
-            self._forget(row, gone)
-        elif index.parent[row] in self._passed:
-            self.offer(index.parent[row])  # it may have been passed over for this child
-
     def _forget(self, row: int, gone: Gone) -> None:
-        index = self._index
+        index, passed = self._index, self._passed
         parent = index.parent[row]
-        gone.append((index.tenant[row], index.fid[row]))
-        if row in self._passed:
-            self._passed.discard(row)
-            self._dirty.pop(row, None)
-        self.marks.forget(row)
-        self.outdated.discard(row)
+        gone[index.tenant[row]].append(index.fid[row])
         index.remove(row)
-        if parent in self._passed:
+        if row in passed:
+            passed.discard(row)
+            self._dirty.pop(row, None)
+        if row in self.marks:
+            self.marks.forget(row)
+        if row in self.outdated:
+            self.outdated.discard(row)
+        if parent in passed:
             self.offer(parent)
 
     def _count(self, tier: int, blocks: int, nbytes: int) -> None:
@@ -249,6 +232,5 @@ class Room:
     def _bury(self, gone: Gone, reason: Reason) -> None:
         """Remember why rows were forgotten."""
         now = self._clock()
-        for tenant, group in groupby(gone, itemgetter(0)):
-            ghost = Ghost(reason, now, tenant, self.on_behalf_of)
-            self._ghosts.add([fid for _, fid in group], ghost)
+        for tenant, fids in gone.items():
+            self._ghosts.add(fids, Ghost(reason, now, tenant, self.on_behalf_of))

@@ -24,7 +24,6 @@ MAX_EXTENTS = 200
 
 Extent = tuple[int, int]
 """First page, number of pages."""
-Slots = NDArray[np.intp]
 
 
 def pages_for(nbytes: int) -> int:
@@ -127,13 +126,10 @@ class Slab:
         self.pages = pages
         self._free_slots = array("I", range(slots - 1, -1, -1))
         self._free_pages = FreePages(np.zeros(pages, np.bool_))
-        self._firsts = np.zeros(slots, np.uint32)
-        self._first = self._firsts.data
-        self._counts = np.zeros(slots, np.uint32)  # 0: free
-        self._count = self._counts.data
+        self.first = np.zeros(slots, np.uint32).data  # page of each place's first run
+        self._count = np.zeros(slots, np.uint32).data  # of its pages; 0: free
         self._scattered: dict[int, tuple[Extent, ...]] = {}  # slots with several extents
-        self._lease_counts = np.zeros(slots, np.uint16)
-        self.leases = self._lease_counts.data  # of each place
+        self.leases = np.zeros(slots, np.uint16).data  # of each place
         self._borrowed = 0  # pages
         self._borrowed_slots = 0
         self._retired: set[int] = set()  # given back while leased; freed by the last release
@@ -164,6 +160,13 @@ class Slab:
         self._assign(slot, extents)
         return slot
 
+    def take_some(self, nbytes: int, count: int) -> list[int]:
+        """So many places for ``nbytes`` each, or as many as there are."""
+        slots: list[int] = []
+        while len(slots) < count and (slot := self.take(nbytes)) >= 0:
+            slots.append(slot)
+        return slots
+
     def give(self, slot: int) -> None:
         """Take a place back, at once or with its last lease."""
         if self.leases[slot]:
@@ -193,19 +196,20 @@ class Slab:
             self._free(slot)
         return True
 
-    def lease_all(self, slots: Slots) -> None:
-        """Keep places, each named once, from being used again."""
-        self._lease_counts[slots] += 1
+    def lease_all(self, slots: Sequence[int]) -> None:
+        """Keep places from being used again."""
+        leases = self.leases
+        for slot in slots:
+            leases[slot] += 1
 
-    def release_all(self, slots: Slots) -> list[int]:
-        """End one lease of each place, each named once; those whose last it was."""
-        left = self._lease_counts[slots] - 1
-        self._lease_counts[slots] = left
-        last: list[int] = slots[left == 0].tolist()
-        for slot in self._retired.intersection(last) if self._retired else ():
-            self._retired.discard(slot)
-            self._free(slot)
-        return last
+    def release_all(self, slots: Sequence[int]) -> None:
+        """End one lease of each place."""
+        leases, retired = self.leases, self._retired
+        for slot in slots:
+            left = leases[slot] = leases[slot] - 1
+            if not left and slot in retired:
+                retired.discard(slot)
+                self._free(slot)
 
     def is_leased(self, slot: int) -> bool:
         """Whether a reader or an I/O has the place."""
@@ -218,7 +222,7 @@ class Slab:
     @property
     def leased(self) -> int:
         """Places with a lease: 0 when nobody reads and no I/O is in flight."""
-        return int(np.count_nonzero(self._lease_counts))
+        return int(np.count_nonzero(self.leases))
 
     def borrow(self, extent: Extent) -> bool:
         """Take free pages without a slot, to be given back with ``give_back``."""
@@ -250,33 +254,11 @@ class Slab:
         """The runs of pages of a place, in payload order."""
         if slot in self._scattered:
             return self._scattered[slot]
-        return ((self._first[slot], self._count[slot]),)
+        return ((self.first[slot], self._count[slot]),)
 
-    def first_pages(self, slots: Slots) -> NDArray[np.int64]:
-        """The first page of each place."""
-        return self._firsts[slots].astype(np.int64)
-
-    def scattered(self, slots: Slots) -> list[int]:
-        """Positions in ``slots`` of the places that have several runs of pages."""
-        if not self._scattered:
-            return []
-        return [n for n, slot in enumerate(slots.tolist()) if slot in self._scattered]
-
-    def runs(self, slots: Slots) -> list[tuple[Slots, NDArray[np.int64]]]:
-        """Places by how many runs they have: positions in ``slots``, extents ``[n, runs, 2]``."""
-        is_whole = np.ones(len(slots), np.bool_)
-        by_count: dict[int, list[int]] = {}
-        for n in self.scattered(slots):
-            is_whole[n] = False
-            by_count.setdefault(len(self.extents(int(slots[n]))), []).append(n)
-        whole = np.flatnonzero(is_whole)
-        extents = np.empty((len(whole), 1, 2), np.int64)
-        extents[:, 0, 0] = self._firsts[slots[whole]]
-        extents[:, 0, 1] = self._counts[slots[whole]]
-        return [(whole, extents)] * bool(len(whole)) + [
-            (np.array(which), np.array([self.extents(slot) for slot in slots[which].tolist()]))
-            for which in by_count.values()
-        ]
+    def is_scattered(self, slot: int) -> bool:
+        """Whether a place has several runs of pages."""
+        return slot in self._scattered
 
     def restore(self, places: Sequence[tuple[int, tuple[Extent, ...]]]) -> list[bool]:
         """Claim places in an empty slab, earlier ones first; False for one that overlaps."""
@@ -317,6 +299,6 @@ class Slab:
         return True
 
     def _assign(self, slot: int, extents: tuple[Extent, ...]) -> None:
-        self._first[slot], self._count[slot] = extents[0]
+        self.first[slot], self._count[slot] = extents[0]
         if len(extents) > 1:
             self._scattered[slot] = extents

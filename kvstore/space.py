@@ -71,7 +71,7 @@ class Space:
             for shard in range(self.layout.group_shards(group))
         )
         self._loading = Loading(shared.residency, shared.promotion, self.layout, self._parts)
-        self._saving = Saving(self._residency, identity, self._parts)
+        self._saving = Saving(self._residency, identity)
         self._held: dict[str, tuple[Hit, int]] = {}
         self._holding = threading.Lock()
 
@@ -137,7 +137,7 @@ class Space:
             tags=_checked(tags),
             attachments=attachments or {},
         )
-        batch = Batch(chain, packed.data.cast("B"), extras or {}, first, terms)
+        batch = Batch(chain, packed.tobytes(), extras or {}, first, terms)
         stored, rows = self._saving.save(batch, pages)
         self._write(rows)
         return stored
