@@ -29,7 +29,11 @@ class Known(NamedTuple):
 
 
 class Weights:
-    """The weights of one model; ``take`` reads them all.  Any thread may call it."""
+    """The weights of one model.  Any thread may call it.
+
+    ``take`` gives the digest of the weights as they were loaded, of files perhaps; after a change
+    it is taken of what is in memory, for the files are another model by then.
+    """
 
     def __init__(self, model: torch.nn.Module, take: Callable[[], str]) -> None:
         self._model = model
@@ -79,7 +83,7 @@ class Weights:
         """Take the digest in a thread of its own."""
         found = ""
         try:
-            found = self._take()
+            found = self._take() if change == 0 else digest_of(self._model, None)
         except KVStrataError as exc:
             log.warning("no digest of the weights, so their KV stays in this process: %s", exc)
         finally:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .policy import Action, Blocks, Facts, Hint, MayLeave, Victim
+from .policy import Action, Blocks, Facts, Hint, Many, MayLeave, Victim
 
 _ABSENT, _LISTED, _HAS_CHILD, _PASSED = range(4)
 """States of a block on a tier; only what is listed lies in the ring."""
@@ -30,12 +30,13 @@ class Lru:
         self._facts = facts
         self._rings: dict[int, _Ring] = {}
 
-    def add(self, tier: int, blocks: Blocks) -> None:
+    def add(self, tier: int, blocks: Blocks | Many) -> None:
         """Count these blocks as used now; one that was there already is touched."""
         ring = self._rings.get(tier)
         if ring is None:
-            ring = self._rings[tier] = _Ring(self._facts)
-        ring.add(blocks)
+            self._rings[tier] = _Ring(self._facts, np.asarray(blocks, np.int32))
+        else:
+            ring.add(blocks if isinstance(blocks, Sequence) else blocks.tolist())
 
     def touch(self, blocks: Blocks) -> None:
         """Count these blocks, root first, as used now on every tier that has them."""
@@ -64,14 +65,19 @@ class _Ring:
     being -1, leads to it too: a parent that is on no tier.
     """
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, blocks: Many) -> None:
+        """With the tier's first blocks, the youngest first; they may be a million."""
         self._end = end = len(facts.parents)
         self._parent = facts.parents.data
-        self._younger = _column(end + 1)
-        self._older = _column(end + 1)
-        self._children = _column(end + 1)  # that are on this tier
-        self._state = bytearray(end + 1)
-        self._younger[end] = self._older[end] = end
+        younger, older = np.zeros((2, end + 1), np.int32)
+        ring = np.concatenate((np.array([end], np.int32), blocks, np.array([end], np.int32)))
+        younger[ring[1:]] = ring[:-1]
+        older[ring[:-1]] = ring[1:]
+        children, state = np.zeros(end + 1, np.int32), np.zeros(end + 1, np.uint8)
+        np.add.at(children, facts.parents[blocks], 1)
+        state[blocks] = _LISTED
+        self._younger, self._older, self._children = younger.data, older.data, children.data
+        self._state = state.data
 
     def add(self, blocks: Blocks) -> None:
         """Put blocks at the young end and count them with their parents."""
@@ -140,9 +146,3 @@ class _Ring:
             self._older[parent] = end
             self._younger[end] = self._older[oldest] = parent
             self._state[parent] = _LISTED
-
-
-def _column(length: int) -> "memoryview[int]":
-    """Machine integers; an item of a memoryview costs half of what one of an array does."""
-    column: memoryview[int] = np.zeros(length, np.int32).data
-    return column

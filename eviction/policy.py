@@ -28,6 +28,8 @@ class Action(Enum):
 
 Blocks = Sequence[int]
 """Blocks by number, each once."""
+Many = NDArray[np.int32]
+"""Blocks by number, each once, where there may be a million of them."""
 Victim = tuple[int, Action]
 """A block that leaves a tier, and how."""
 MayLeave = Callable[[int, Action], bool]
@@ -42,7 +44,7 @@ class Facts(NamedTuple):
     that it is ``ROOT`` or a block that is resident on some tier.
     """
 
-    keys: Sequence[bytes]  # of the frame; key[32] is the group
+    keys: NDArray[np.object_]  # bytes, of the frame; key[32] is the group
     parents: NDArray[np.int32]
     nbytes: tuple[NDArray[np.uint32], ...]  # by tier
     tokens: NDArray[np.uint32]
@@ -62,9 +64,11 @@ class Hint(NamedTuple):
 class Policy(Protocol):
     """Orders the blocks of each tier by who leaves next; made with the facts that it weighs."""
 
-    def add(self, tier: int, blocks: Blocks) -> None:
+    def add(self, tier: int, blocks: Blocks | Many) -> None:
         """These blocks are resident on ``tier`` now, used now; parents come before their children.
 
+        They count as touched in this order.  A store that starts with a million of them hands them
+        over as an array, in one call.
         A parent may come in a later call than its child, and a block that is there already may
         come again: then it was replaced, which counts as a touch.
         """

@@ -9,15 +9,22 @@ from 19 ms to 1.4 s as its free list grows.
 Any thread may call.
 """
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import lmdb
 
 from .errors import TierError
+from .mark import Mark
+
+_log = logging.getLogger("kvstrata")
 
 _TICK_RECORDS = 4096
+_SCAN_RECORDS = 8192
+_FILES = ("data.mdb", "lock.mdb")
 
 
 class Catalog:
@@ -28,23 +35,27 @@ class Catalog:
 
     def __init__(self, directory: Path, *, map_bytes: int) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._map_bytes = map_bytes
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._queued: dict[bytes, bytes | None] = {}
-        try:
-            self._env = lmdb.open(
-                str(directory),
-                map_size=map_bytes,
-                max_dbs=2,
-                mode=0o600,
-                sync=False,
-                metasync=False,
-            )
-            self._check_length(directory)
-            self._frames = self._env.open_db(b"frames")
-            self._facts = self._env.open_db(b"facts")
-        except lmdb.Error as error:
-            raise TierError(f"the index in {directory} cannot be opened: {error}") from error
+        self._mark = Mark(directory)
+        if not self._mark.is_trusted:
+            _log.warning("%s was not closed: it is made anew from the slabs' headers", directory)
+            self._delete()
+        self._mark.set("reading")
+        self._open()
+
+    def believe(self) -> None:
+        """All of it was read, and the process is still there."""
+        self._mark.set("serving")
+
+    def renew(self) -> None:
+        """Put an empty index in the place of one that is damaged."""
+        self._env.close()
+        self._delete()
+        self._open()
 
     def put(self, fid: bytes, record: bytes) -> None:
         """Queue a record."""
@@ -82,23 +93,24 @@ class Catalog:
         except lmdb.Error as error:
             raise TierError(f"the index cannot be synced: {error}") from error
 
-    def scan(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every committed record; raises TierError where the file is damaged."""
+    def scan(self) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Every committed record, in batches of frame ids and of values.
+
+        Raises TierError where the file is damaged.
+        """
         try:
             with self._env.begin(db=self._frames, buffers=False) as txn:
-                yield from txn.cursor()
+                yield from _batches(iter(txn.cursor()))
         except lmdb.Error as error:
             raise TierError(f"the index cannot be read: {error}") from error
 
-    def clear(self) -> None:
-        """Forget every record."""
-        with self._env.begin(write=True) as txn:
-            txn.drop(self._frames, delete=False)
-
     def facts(self, prefix: bytes = b"") -> dict[bytes, bytes]:
-        """Facts whose names begin with ``prefix``."""
-        with self._env.begin(db=self._facts) as txn:
-            return {bytes(k): bytes(v) for k, v in txn.cursor() if k.startswith(prefix)}
+        """Facts whose names begin with ``prefix``; raises TierError where the file is damaged."""
+        try:
+            with self._env.begin(db=self._facts) as txn:
+                return {bytes(k): bytes(v) for k, v in txn.cursor() if k.startswith(prefix)}
+        except lmdb.Error as error:
+            raise TierError(f"the index cannot be read: {error}") from error
 
     def state(self, facts: Mapping[bytes, bytes]) -> None:
         """Write facts at once."""
@@ -111,15 +123,45 @@ class Catalog:
 
     def close(self) -> None:
         """Close LMDB; what is queued and not committed is lost, as in a crash."""
+        try:
+            self.sync()
+            self._mark.clear()
+        except TierError as error:
+            _log.warning("%s", error)
         self._env.close()
+
+    def _open(self) -> None:
+        directory = self._directory
+        try:
+            self._env = lmdb.open(
+                str(directory),
+                map_size=self._map_bytes,
+                max_dbs=2,
+                mode=0o600,
+                sync=False,
+                metasync=False,
+            )
+        except lmdb.Error as error:
+            raise TierError(f"the index in {directory} cannot be opened: {error}") from error
+        try:
+            self._check_length(directory)
+            self._frames = self._env.open_db(b"frames")
+            self._facts = self._env.open_db(b"facts")
+            self.facts()
+        except (lmdb.Error, TierError) as error:
+            self._env.close()
+            raise TierError(f"the index in {directory} cannot be opened: {error}") from error
+
+    def _delete(self) -> None:
+        for name in _FILES:
+            (self._directory / name).unlink(missing_ok=True)
 
     def _check_length(self, directory: Path) -> None:
         """A file that is cut off behind its mapped pages would end the process with a signal."""
         info, page = self._env.info(), self._env.stat()["psize"]
         length = (directory / "data.mdb").stat().st_size
         if length < info["last_pgno"] * page:
-            self._env.close()
-            raise TierError(f"the index in {directory} is cut off at {length} bytes")
+            raise TierError(f"it is cut off at {length} bytes")
 
     def _write(self, items: list[tuple[bytes, bytes | None]]) -> None:
         with self._env.begin(write=True, db=self._frames) as txn:
@@ -128,3 +170,16 @@ class Catalog:
                     txn.delete(fid)
                 else:
                     txn.put(fid, record)
+
+
+def _batches(
+    records: Iterator[tuple[bytes, bytes]],
+) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    while True:
+        fids, values = [], []
+        for fid, value in islice(records, _SCAN_RECORDS):
+            fids.append(fid)
+            values.append(value)
+        if not fids:
+            return
+        yield fids, values

@@ -57,7 +57,7 @@ class DiskTier:
     def take(self, nbytes: int) -> Place | None:
         """Reserve a place on the stripe with the most room."""
         working = [n for n, stripe in enumerate(self.stripes) if not stripe.breaker.is_open]
-        working.sort(key=lambda n: -self.stripes[n].slab.free_bytes)
+        working.sort(key=lambda n: self.stripes[n].slab.room_bytes, reverse=True)
         for number in working:
             slot = self.stripes[number].slab.take(nbytes)
             if slot >= 0:

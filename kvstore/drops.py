@@ -11,12 +11,18 @@ A stripe whose log is damaged or missing does not know what was dropped: it forg
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .chains import handed_down
 from .disk import DiskTier
 from .errors import TierError
-from .recovery import Found
+from .files import sync_directory
+from .found import Found
+from .keys import KEY_BYTES
 from .stripe import Stripe
 from .tombstones import (
     Kind,
@@ -32,6 +38,10 @@ _log = logging.getLogger("kvstrata")
 
 _NAME = "tombstones.kvs"
 _NOWHERE = bytes(16)  # the refuge lies beside no slab
+
+
+Limits = dict[tuple[Kind, bytes], int]
+"""By what a subject names: the generation up to which it is dead."""
 
 
 class Log:
@@ -83,7 +93,7 @@ class Log:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         except OSError as error:
             raise TierError(f"cannot write {self._path}: {error.strerror}") from error
         self.records = set(tombstones)
@@ -129,39 +139,17 @@ class Drops:
         """Tell a stripe that can be reached again what it missed; raises TierError."""
         self._logs[stripe].append(sorted(self.records))
 
-    def living(self, found: Iterable[Found]) -> Iterator[Found]:
-        """The frames that no tombstone covers."""
-        everything = list(found)
-        reach = self._reach(everything)
-        for each in everything:
-            if each.header.generation > max(self._limit(each), reach.get(each.header.key, 0)):
-                yield each
-
-    def _limit(self, found: Found) -> int:
-        """The generation up to which a frame is dead by its root, its tenant or its tags."""
-        header, _, tags = found
-        subjects = [(Kind.ROOT, header.root), (Kind.TENANT, header.tenant)]
-        subjects += [(Kind.TAG, tag_subject(header.tenant, tag)) for tag in tags]
+    def living(self, found: Found) -> NDArray[np.bool_]:
+        """Which frames no tombstone covers; bool ``[n]``."""
         limits = self._limits
-        return max(limits.get(subject, 0) for subject in subjects)
-
-    def _reach(self, found: Sequence[Found]) -> dict[bytes, int]:
-        """For each key the generation up to which it is dead, its own or an ancestor's."""
-        limits = {s: g for (kind, s), g in self._limits.items() if kind is Kind.KEY}
-        if not limits:
-            return {}
-        parents = {each.header.key: each.header.parent for each in found}
-        reach: dict[bytes, int] = {}
-        for key in parents:
-            path = []
-            while key in parents and key not in reach:
-                path.append(key)
-                key = parents[key]
-            limit = reach.get(key, limits.get(key, 0))
-            for step in reversed(path):
-                limit = max(limit, limits.get(step, 0))
-                reach[step] = limit
-        return reach
+        dead_up_to = _by_owner(found, limits)
+        kinds = {kind for kind, _ in limits}
+        if Kind.TAG in kinds:
+            _by_tag(found, limits, dead_up_to)
+        if Kind.KEY in kinds:
+            dead_up_to = np.maximum(dead_up_to, _by_key(found, limits))
+        alive: NDArray[np.bool_] = found.table["generation"] > dead_up_to
+        return alive
 
     def _empty_refuge(self) -> None:
         log = Log(self._refuge, _NOWHERE, is_new=False)
@@ -174,12 +162,37 @@ class Drops:
         self._refuge.unlink()
 
     @property
-    def _limits(self) -> dict[tuple[Kind, bytes], int]:
-        limits: dict[tuple[Kind, bytes], int] = {}
+    def _limits(self) -> Limits:
+        limits: Limits = {}
         for record in self.records:
             what = record.kind, record.subject
             limits[what] = max(record.generation, limits.get(what, 0))
         return limits
+
+
+def _by_owner(found: Found, limits: Limits) -> NDArray[np.uint64]:
+    """The generations up to which frames are dead by their root or tenant; uint64 ``[n]``."""
+    each = [
+        max(limits.get((Kind.ROOT, owner[:16]), 0), limits.get((Kind.TENANT, owner[16:]), 0))
+        for owner in found.owners
+    ]
+    return np.array(each, np.uint64).take(found.table["owner"])
+
+
+def _by_tag(found: Found, limits: Limits, dead_up_to: NDArray[np.uint64]) -> None:
+    """Raise ``dead_up_to`` for the frames that are dead by their tags."""
+    for number in found.tagged:
+        tenant = found.owners[found.table["owner"][number]][16:]
+        for tag in found.tags_of(number):
+            limit = limits.get((Kind.TAG, tag_subject(tenant, tag)), 0)
+            dead_up_to[number] = max(dead_up_to[number], limit)
+
+
+def _by_key(found: Found, limits: Limits) -> NDArray[np.uint64]:
+    """The generations up to which frames are dead by their keys or an ancestor's."""
+    by_key = {subject: limit for (kind, subject), limit in limits.items() if kind is Kind.KEY}
+    own = (by_key.get(fid[:KEY_BYTES], 0) for fid in found.fids.tolist())
+    return handed_down(found.parents(), np.fromiter(own, np.uint64, len(found)))
 
 
 def _open_log(stripe: Stripe) -> Log:
@@ -205,11 +218,3 @@ def _read(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise TierError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

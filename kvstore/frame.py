@@ -43,6 +43,7 @@ _EXTENT = struct.Struct("<II")
 _CHECKSUMS = 1
 _MAX_GROUP = 254
 _MAX_POSITION = 1 << 63
+_MAX_GENERATION = 1 << 63  # the next ones must fit their field, too
 _BLOCK, _CHUNK, _ENGINE = map(int, KeyKind)
 _ZERO3, _ZERO12 = bytes(3), bytes(12)
 
@@ -285,6 +286,8 @@ def _check_fields(h: Header) -> None:
         raise FrameError("the header's key kind, group, shard or number of tokens cannot be")
     if position >= _MAX_POSITION or (kind == _CHUNK and position):
         raise FrameError(f"the header's position {position} cannot be")
+    if h.generation >= _MAX_GENERATION:
+        raise FrameError(f"no store counts up to generation {h.generation}")
     if kind == _BLOCK and position % tokens:
         raise FrameError(f"position {position} is no multiple of {tokens} tokens")
     if (parent[:16] == root) != (kind != _BLOCK or position == 0):

@@ -10,6 +10,7 @@ One thread at a time (the store's lock).
 
 from array import array
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -56,7 +57,8 @@ class Index:
         self._maps: list[dict[bytes, int]] = [{} for _ in range(256)]
         self._free = array("i")  # rows that were used before
         self._unused = 0  # rows from here on were never used
-        self.fid: list[bytes] = [b""] * capacity
+        # an array, for a list of so many is what the garbage collector stops the world for
+        self.fid: NDArray[np.object_] = np.full(capacity, b"", np.object_)
         self.columns = columns = _columns(capacity)
         self.parent = columns.parent.data
         self.generation = columns.generation.data
@@ -115,6 +117,25 @@ class Index:
                 child[parent] = row
             parent = row
         return rows
+
+    def fill(self, fids: NDArray[np.object_], parents: NDArray[np.int32]) -> None:
+        """Rows 0 .. n of an empty index for n frame ids, all different, and their parents' rows."""
+        count = len(fids)
+        self._unused = count
+        self.fid[:count] = fids
+        self._fill_maps(fids)
+        for column in (self._children, *self._siblings, *self.columns.place):
+            column[:count] = NONE
+        self.columns.parent[:count] = parents
+        # siblings side by side; numbers are sorted four times as fast as their places
+        packed = np.sort((parents.astype(np.int64) << 32 | np.arange(count))[parents != NONE])
+        above, rows = packed >> 32, packed & 0xFFFFFFFF
+        is_next = np.diff(above, prepend=NONE) == 0
+        self._children[above[~is_next]] = rows[~is_next]
+        younger = np.flatnonzero(is_next)
+        following, preceding = self._siblings
+        preceding[rows[younger]] = rows[younger - 1]
+        following[rows[younger - 1]] = rows[younger]
 
     def remove(self, row: int) -> None:
         """Forget a row that has no children and no place."""
@@ -175,6 +196,16 @@ class Index:
             known.fidelity,
             known.expiry,
         )
+
+    def _fill_maps(self, fids: NDArray[np.object_]) -> None:
+        first = np.fromiter(map(itemgetter(0), fids.tolist()), np.uint8, len(fids))
+        order = np.argsort(first, kind="stable")
+        ends = np.cumsum(np.bincount(first, minlength=len(self._maps))).tolist()
+        start = 0
+        for number, end in enumerate(ends):
+            rows = order[start:end]
+            self._maps[number] = dict(zip(fids[rows].tolist(), rows.tolist(), strict=True))
+            start = end
 
     def _take(self, count: int) -> list[int]:
         """Rows that are not in use; those that were never used are made ready."""

@@ -149,14 +149,12 @@ class Loading:
 
     def _fidelity(self, rows: list[list[int]], blocks: int) -> int:
         fidelity = self._residency.index.fidelity
-        return min(
-            (
-                fidelity[row]
-                for part, part_rows in zip(self._parts, rows, strict=True)
-                for row in (part_rows[block] for block in needed(self._layout, part, blocks))
-            ),
-            default=EXACT,
-        )
+        weakest = EXACT
+        for part, part_rows in zip(self._parts, rows, strict=True):
+            reach = needed(self._layout, part, blocks)
+            those = part_rows[reach.start : reach.stop]
+            weakest = min(weakest, min(map(fidelity.__getitem__, those), default=EXACT))
+        return weakest
 
 
 def _nothing(parts: Sequence[Part]) -> NDArray[np.uint8]:

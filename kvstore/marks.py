@@ -5,7 +5,7 @@ lock).
 """
 
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 Due = tuple[float, int, int]
 """When, row, generation."""
@@ -31,6 +31,11 @@ class Marks:
     def remind(self, row: int, generation: int, when: float) -> None:
         """Let ``due`` name the row then."""
         heappush(self._due, (when, row, generation))
+
+    def remind_all(self, dues: Iterable[Due]) -> None:
+        """Let ``due`` name many rows, each when its time comes."""
+        self._due.extend(dues)
+        heapify(self._due)
 
     def due(self, now: float) -> Iterator[tuple[int, int]]:
         """Rows and generations whose pin or life may have ended, each once."""

@@ -14,12 +14,13 @@ from pathlib import Path
 from .breaker import Breaker
 from .catalog import Catalog
 from .disk import DiskTier
-from .errors import StoreBusyError, TierError
+from .errors import FrameError, StoreBusyError, TierError
 from .files import OpenFile
 from .host import HostTier
 from .settings import Settings
-from .slab import PAGE_BYTES, slots_for
+from .slab import PAGE_BYTES, SLOT_BYTES, slots_for
 from .stripe import Stripe
+from .superblock import Superblock
 from .units import format_size
 
 _log = logging.getLogger("kvstrata")
@@ -67,7 +68,7 @@ def open_disk(settings: Settings, open_file: OpenFile, clock: Callable[[], float
     with ExitStack() as undo:
         catalog = _open_catalog(settings)
         undo.callback(catalog.close)
-        store = catalog.facts().get(b"store") or os.urandom(16)
+        store = catalog.facts().get(b"store") or _store_of(settings) or os.urandom(16)
         catalog.state({b"store": store})
         stripes = []
         for directory in settings.slab_dirs:
@@ -109,6 +110,17 @@ def refuge(disk: DiskTier) -> Path:
 
 def _share(settings: Settings) -> int:
     return settings.disk // len(settings.slab_dirs)
+
+
+def _store_of(settings: Settings) -> bytes:
+    """The store's uuid as a slab has it, by which it finds its refuge when the index is lost."""
+    for directory in settings.slab_dirs:
+        try:
+            with (directory / "headers.kvs").open("rb") as file:
+                return Superblock.parse(file.read(SLOT_BYTES)).store
+        except (OSError, FrameError) as error:
+            _log.debug("%s does not name its store: %s", directory, error)
+    return b""
 
 
 def _open_catalog(settings: Settings) -> Catalog:

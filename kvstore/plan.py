@@ -47,6 +47,8 @@ class Plan:
 def restorable(layout: Layout, parts: Sequence[Part], ready: NDArray[np.bool_]) -> list[int]:
     """Restorable lengths in blocks, ascending, from ``ready`` ``[part, block]``."""
     count = ready.shape[1]
+    if ready.all():
+        return list(range(1, count + 1))
     ends = np.arange(1, count + 1)
     possible = np.ones(count, np.bool_)
     for part, row in zip(parts, ready, strict=True):

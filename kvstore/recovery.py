@@ -4,36 +4,44 @@ The catalog is believed for a stripe whose slab it knows; a swapped or unindexed
 by header.  Either way a frame counts only if its pages are its own (of two that claim a page the
 newer one stays), no tombstone covers it, and its chain reaches its root.  Payload is verified when
 it is first read.
+
+Everything is decided for all frames at once, in columns (``found.py``).
 """
 
+import ctypes
 import logging
-import struct
-from collections.abc import Callable, Container, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .chains import Numbers, by_recency, reaching
 from .disk import RECORD_PREFIX, DiskTier
-from .errors import FrameError
+from .errors import FrameError, TierError
 from .files import aligned
-from .frame import Header, parse, parse_record, verify_key
-from .index import DISK, HOST, NONE
+from .found import Found
+from .frame import Header, parse, verify_key
+from .host import HostTier
+from .index import DISK, NONE
 from .keys import frame_id
-from .payload import meta_of, sectors, verify_payload
+from .payload import is_plain, meta_of, sectors, verify_payload
+from .records import Batch, Ground, Reader
 from .residency import Residency
+from .slab import Slab
 from .stripe import Stripe
 from .tier import Place
 
 _log = logging.getLogger("kvstrata")
 
-Living = Callable[[Iterable["Found"]], Iterable["Found"]]
-"""Leaves out what tombstones cover."""
+Living = Callable[[Found], NDArray[np.bool_]]
+"""Which frames no tombstone covers."""
 
+_BATCH = 8192
+_LENGTH = slice(20, 24)  # of a header: its own length
 
-class Found(NamedTuple):
-    """A frame that an earlier life wrote, and where."""
-
-    header: Header
-    place: Place
-    tags: tuple[str, ...]
+_Contents = dict[int, bytes]
+"""By slot: the catalog's record of the frame, empty for what is none of ours."""
 
 
 def recover(residency: Residency, disk: DiskTier, living: Living) -> int:
@@ -41,33 +49,33 @@ def recover(residency: Residency, disk: DiskTier, living: Living) -> int:
     if not disk.stripes:
         return 0
     facts = disk.catalog.facts()
-    seen: dict[int, list[int]] = {}
-    found: list[Found] = []
-    for number, stripe in enumerate(disk.stripes):
-        if facts.get(_fact(number)) != stripe.superblock.slab and not stripe.is_new:
-            _log.warning("%s has no index: its headers are read", stripe.directory)
-            seen[number] = []
-            found.extend(_by_headers(number, stripe, seen[number]))
-    indexed = set(range(len(disk.stripes))) - set(seen)
-    found.extend(_by_catalog(disk, indexed))
+    found, unindexed = _read(disk, facts)
     opens = int.from_bytes(facts.get(b"opens", b""), "little") + 1
-    newest = max((each.header.generation for each in found), default=0)
+    newest = int(found.table["generation"].max(initial=0))
     with residency.lock:
-        if opens > 1 or seen:
+        if opens > 1 or unindexed:
             residency.ghosts.horizon = residency.clock()
         # above whatever lies in a slot unseen: no generation is given twice
         residency.generation = max(opens << 32, newest, residency.generation)
-        kept = _with_own_pages(disk, _newest(living(found)))
-        count = _enter(residency, disk, kept, seen)
-    for number, slots in seen.items():
-        stripe = disk.stripes[number]
-        stripe.wipe([slot for slot in slots if not stripe.slab.is_taken(slot)])
+        numbers = _standing(found, living, is_unique=not unindexed)
+        numbers = numbers[_claim(disk, found.take(numbers))]
+        kept, parents = _connected(disk, found.take(numbers))
+        _enter(residency, kept, parents)
+        _forget_others(residency, found, kept)
+    indexed = [n for n in range(len(disk.stripes)) if n not in unindexed]
+    for number, contents in unindexed.items():
+        if _index(disk, number, contents, kept):
+            indexed.append(number)
     disk.catalog.commit()  # first: a stripe counts as indexed from here on
     disk.catalog.sync()
     disk.catalog.state(
-        {_fact(n): s.superblock.slab for n, s in enumerate(disk.stripes)}
-        | {b"opens": opens.to_bytes(8, "little")}
+        {_fact(n): disk.stripes[n].superblock.slab for n in indexed}
+        | {b"opens": opens.to_bytes(8, "little"), b"store": disk.stripes[0].superblock.store}
     )
+    disk.catalog.believe()
+    count = len(kept)
+    del found, kept
+    _give_back_memory()
     return count
 
 
@@ -76,81 +84,91 @@ def adopt(residency: Residency, living: Living) -> int:
 
     Called after ``recover``; a frame that is on disk too is one block in two places.
     """
-    host = residency.host
-    found: list[Found] = []
+    host, headers = residency.host, dict[int, Header]()
+    slab = host.slab
+    reader = Reader(slab.slots)
+    ground = Ground(slab.slots, slab.pages, host.superblock.seed)
+    reader.read(_batches(_in_host(host, headers)), {0: ground})
+    found, count = reader.found(), 0
+    with residency.lock:
+        newest = int(found.table["generation"].max(initial=0))
+        residency.generation = max(residency.generation, newest)
+        found = found.take(_standing(found, living, is_unique=False))
+        found = found.take(np.flatnonzero(_claim_in(slab, found)))
+        for number in np.argsort(found.table["position"], kind="stable").tolist():
+            slot = int(found.table["slot"][number])
+            count += _enter_host(residency, headers[slot], slot, found.tags_of(number))
+        for slot in headers:
+            if not slab.is_taken(slot):
+                host.wipe(slot)
+    return count
+
+
+def _read(disk: DiskTier, facts: Mapping[bytes, bytes]) -> tuple[Found, dict[int, _Contents]]:
+    """All that can be believed, and what lies in the stripes that the catalog does not know."""
+    stripes = dict(enumerate(disk.stripes))
+    unindexed: dict[int, _Contents] = {
+        n: {}
+        for n, stripe in stripes.items()
+        if facts.get(_fact(n)) != stripe.superblock.slab and not stripe.is_new
+    }
+    slots = sum(stripe.slab.slots for stripe in disk.stripes)
+    reader = Reader(slots)
+    try:
+        indexed = {n: _ground(stripe) for n, stripe in stripes.items() if n not in unindexed}
+        reader.read(disk.catalog.scan(), indexed)
+    except TierError as error:
+        _log.warning("%s; it is made anew from the slabs' headers", error)
+        disk.catalog.renew()
+        reader = Reader(slots)
+        unindexed = {n: {} for n, stripe in stripes.items() if not stripe.is_new}
+    for fid in reader.strangers:
+        disk.forget(fid)
+    for number, contents in unindexed.items():
+        stripe = stripes[number]
+        _log.warning("%s has no index: its headers are read", stripe.directory)
+        headers = _in_slots(number, stripe, contents)
+        try:
+            reader.read(_batches(headers), {number: _ground(stripe)})
+        except TierError as error:
+            stripe.breaker.failure(str(error))
+    return reader.found(), unindexed
+
+
+def _in_slots(number: int, stripe: Stripe, contents: _Contents) -> Iterator[tuple[bytes, bytes]]:
+    """Frame ids and records of the frames whose headers verify; fills ``contents``."""
+    for slot, raw in stripe.scan():
+        contents[slot] = b""
+        try:
+            header = parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+            if not header.has_checksums:
+                raise FrameError("a payload without checksums never left its process")
+            contents[slot] = _record(Place(number, slot), raw, _tags(stripe, header))
+            yield header.frame_id, contents[slot]
+        except FrameError as error:
+            _log.debug("slot %d of %s: %s", slot, stripe.directory, error)
+
+
+def _in_host(host: HostTier, headers: dict[int, Header]) -> Iterator[tuple[bytes, bytes]]:
+    """The same for the frames in host memory whose payload verifies; fills ``headers``."""
     for slot, raw in host.scan():
         try:
             header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
             pieces = host.views(header.extents, header.payload_bytes)
             verify_payload(header, pieces)
-            found.append(Found(header, Place(0, slot), meta_of(header, pieces).tags))
+            record = _record(Place(0, slot), raw, meta_of(header, pieces).tags)
         except FrameError as error:
             _log.debug("slot %d of the adopted slab: %s", slot, error)
             host.wipe(slot)
-    kept = sorted(_newest(living(found)), key=lambda each: -each.header.generation)
-    claims = host.slab.restore([(each.place.slot, each.header.extents) for each in kept])
-    with residency.lock:
-        for each in found:
-            residency.generation = max(residency.generation, each.header.generation)
-        owned = [each for each, is_own in zip(kept, claims, strict=True) if is_own]
-        entered = sum(
-            _enter_host(residency, each)
-            for each in sorted(owned, key=lambda each: each.header.position)
-        )
-        for each in found:
-            if not host.slab.is_taken(each.place.slot):
-                host.wipe(each.place.slot)
-    return entered
+            continue
+        headers[slot] = header
+        yield header.frame_id, record
 
 
-def _enter_host(residency: Residency, found: Found) -> bool:
-    header, (_, slot), tags = found
-    index = residency.index
-    row = index.find(header.frame_id)
-    is_first = header.parent[:16] == header.root
-    parent = NONE if is_first else index.find(frame_id(header.parent, header.part))
-    is_known = row != NONE and index.generation[row] == header.generation
-    if not is_known and (row != NONE or (parent == NONE and not is_first)):
-        residency.host.give(slot)  # an older copy of what is on disk, or out of reach
-        return False
-    residency.restore(header, HOST, Place(0, slot), parent=parent, tags=tags)
-    return True
-
-
-def _by_catalog(disk: DiskTier, indexed: set[int]) -> Iterator[Found]:
-    for fid, record in disk.catalog.scan():
-        try:
-            slot, number = RECORD_PREFIX.unpack_from(record)
-            if number not in indexed:
-                raise FrameError("a record of a slab that is not here")
-            stripe = disk.stripes[number]
-            length = int.from_bytes(
-                record[RECORD_PREFIX.size + 20 : RECORD_PREFIX.size + 24], "little"
-            )
-            end = RECORD_PREFIX.size + length
-            header = parse_record(
-                record[RECORD_PREFIX.size : end],
-                pages=stripe.slab.pages,
-                slab=stripe.superblock.seed,
-            )
-            tags = tuple(record[end:].decode().split("\0")) if len(record) > end else ()
-            yield Found(header, Place(number, slot), tags)
-        except (FrameError, UnicodeDecodeError, struct.error) as error:
-            _log.debug("a record of the index is not believed: %s", error)
-            disk.forget(fid)
-
-
-def _by_headers(number: int, stripe: Stripe, seen: list[int]) -> Iterator[Found]:
-    """The frames whose headers verify; ``seen`` gets every slot that holds something."""
-    for slot, raw in stripe.scan():
-        seen.append(slot)
-        try:
-            header = parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
-            if not header.has_checksums:
-                raise FrameError("a payload without checksums never left its process")
-            yield Found(header, Place(number, slot), _tags(stripe, header))
-        except FrameError as error:
-            _log.debug("slot %d of %s: %s", slot, stripe.directory, error)
+def _record(place: Place, header: memoryview, tags: Sequence[str]) -> bytes:
+    """The catalog's record of a frame whose header slot reads so."""
+    bare = bytes(header[: int.from_bytes(header[_LENGTH], "little")])
+    return RECORD_PREFIX.pack(place.slot, place.stripe) + bare + "\0".join(tags).encode()
 
 
 def _tags(stripe: Stripe, header: Header) -> tuple[str, ...]:
@@ -163,47 +181,122 @@ def _tags(stripe: Stripe, header: Header) -> tuple[str, ...]:
     return verify_key(header, meta[: first.length].tobytes()).tags
 
 
-def _newest(found: Iterable[Found]) -> list[Found]:
-    """One frame for each id, newest first."""
-    by_id: dict[bytes, Found] = {}
-    for each in found:
-        other = by_id.get(each.header.frame_id)
-        if other is None or other.header.generation < each.header.generation:
-            by_id[each.header.frame_id] = each
-    return sorted(by_id.values(), key=lambda each: -each.header.generation)
+def _batches(records: Iterator[tuple[bytes, bytes]]) -> Iterator[Batch]:
+    while some := list(islice(records, _BATCH)):
+        yield [fid for fid, _ in some], [record for _, record in some]
 
 
-def _with_own_pages(disk: DiskTier, found: list[Found]) -> list[Found]:
-    """Those whose slot and pages no newer frame has, claimed in their slabs."""
-    kept = []
+def _standing(found: Found, living: Living, *, is_unique: bool) -> NDArray[np.intp]:
+    """Numbers of the frames that no tombstone covers, and of those the newest of each id."""
+    numbers = np.flatnonzero(living(found))
+    return numbers if is_unique else numbers[found.take(numbers).newest()]
+
+
+def _claim(disk: DiskTier, found: Found) -> NDArray[np.bool_]:
+    """Which frames have slot and pages to themselves, or are the newest there; takes them."""
+    is_own = np.zeros(len(found), np.bool_)
     for number, stripe in enumerate(disk.stripes):
-        here = [each for each in found if each.place.stripe == number]
-        claims = stripe.slab.restore([(each.place.slot, each.header.extents) for each in here])
-        for each, is_own in zip(here, claims, strict=True):
-            if is_own:
-                kept.append(each)
-            else:
-                disk.forget(each.header.frame_id)
-    return kept
+        here = np.flatnonzero(found.table["stripe"] == number)
+        is_own[here] = _claim_in(stripe.slab, found.take(here))
+    return is_own
 
 
-def _enter(
-    residency: Residency, disk: DiskTier, found: list[Found], unindexed: Container[int]
-) -> int:
-    """Rows for the frames, parents first; a chain that breaks off is freed."""
-    count = 0
-    for header, place, tags in sorted(found, key=lambda each: each.header.position):
-        is_first = header.parent[:16] == header.root
-        parent = NONE if is_first else residency.index.find(frame_id(header.parent, header.part))
-        if parent == NONE and not is_first:
-            disk.give(place)
-            disk.forget(header.frame_id)
-            continue
-        residency.restore(header, DISK, place, parent=parent, tags=tags)
-        if place.stripe in unindexed:
-            disk.remember(header.frame_id, disk.record(place, header), tags)
-        count += 1
-    return count
+def _claim_in(slab: Slab, found: Found) -> NDArray[np.bool_]:
+    return slab.restore(
+        found.table["slot"],
+        extents=found.extents,
+        ends=found.ends,
+        generations=found.table["generation"],
+    )
+
+
+def _connected(disk: DiskTier, found: Found) -> tuple[Found, Numbers]:
+    """The frames whose chains reach their roots, and their parents; others give places back."""
+    parents = found.parents()
+    reached = reaching(parents, found.table["is_first"])
+    if reached.all():
+        return found, parents
+    for number in np.flatnonzero(~reached).tolist():
+        row = found.table[number]
+        disk.give(Place(int(row["stripe"]), int(row["slot"])))
+    kept = found.take(np.flatnonzero(reached))
+    return kept, kept.parents()
+
+
+def _enter(residency: Residency, kept: Found, parents: Numbers) -> None:
+    """Rows 0 .. n for the frames, with all that hangs from a row."""
+    index, table = residency.index, kept.table
+    index.fill(kept.fids, parents)
+    columns = {
+        "tokens": index.tokens, "generation": index.generation, "expiry": index.expiry,
+        "fidelity": index.fidelity, "slot": index.place[DISK], "stripe": index.stripe,
+        "nbytes": index.nbytes[DISK],
+    }  # fmt: skip
+    for name, column in columns.items():
+        np.asarray(column)[: len(kept)] = table[name]
+    tenants = np.array([residency.tenant_number(owner[16:]) for owner in kept.owners])
+    np.asarray(index.tenant)[: len(kept)] = tenants.take(table["owner"])
+    mortal = np.flatnonzero(table["expiry"]).tolist()
+    residency.marks.remind_all((index.expiry[r], r, index.generation[r]) for r in mortal)
+    for row in kept.tagged:
+        residency.marks.tag(row, kept.tags_of(row))
+    used = by_recency(parents, table["generation"], table["position"])
+    residency.policy.add(DISK, used)
+
+
+def _enter_host(residency: Residency, header: Header, slot: int, tags: Sequence[str]) -> bool:
+    index, fid = residency.index, header.frame_id
+    row = index.find(fid)
+    is_first = header.parent[:16] == header.root
+    parent = NONE if is_first else index.find(frame_id(header.parent, header.part))
+    is_known = row != NONE and index.generation[row] == header.generation
+    if not is_known and (row != NONE or (parent == NONE and not is_first)):
+        residency.host.give(slot)  # an older copy of what is on disk, or out of reach
+        return False
+    if row == NONE:
+        row = index.insert(fid, parent, header.generation)
+        index.tokens[row] = header.tokens
+        index.tenant[row] = residency.tenant_number(header.tenant)
+        index.fidelity[row] = header.fidelity
+        residency.limit(row, header.expiry)
+    residency.marks.tag(row, tags)
+    residency.put_in_host(row, slot, header.payload_bytes, is_plain=is_plain(header))
+    return True
+
+
+def _forget_others(residency: Residency, found: Found, kept: Found) -> None:
+    """Nothing but what was kept is to be in the catalog."""
+    if len(kept) < len(found):
+        for fid in found.fids.tolist():
+            if residency.index.find(fid) == NONE:
+                residency.disk.forget(fid)
+
+
+def _index(disk: DiskTier, number: int, contents: _Contents, kept: Found) -> bool:
+    """Put a stripe's frames into the catalog and wipe its other slots; whether it could be done."""
+    stripe = disk.stripes[number]
+    for row in np.flatnonzero(kept.table["stripe"] == number).tolist():
+        disk.catalog.put(kept.fids[row], contents[kept.table["slot"][row]])
+    if stripe.breaker.is_open:
+        return False
+    try:
+        stripe.wipe([slot for slot in contents if not stripe.slab.is_taken(slot)])
+    except TierError as error:
+        stripe.breaker.failure(str(error))
+        return False
+    return True
+
+
+def _give_back_memory() -> None:
+    """Let go of what all the columns took: 80 bytes a frame would stay with the allocator."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError as error:
+        _log.debug("this C library keeps what it has freed: %s", error)
+
+
+def _ground(stripe: Stripe) -> Ground:
+    return Ground(stripe.slab.slots, stripe.slab.pages, stripe.superblock.seed)
 
 
 def _fact(number: int) -> bytes:

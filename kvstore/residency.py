@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..eviction.policy import Policy
 from .disk import DiskTier
-from .frame import Header
 from .ghosts import Ghosts, Reason
 from .host import HostTier
 from .index import ABSENT, DISK, HOST, NONE, Index
 from .lock import StoreLock
-from .payload import is_plain
 from .room import Room
 from .stats import Counters
 from .tier import Place
@@ -116,24 +114,6 @@ class Residency:
         self.counters.demoted += 1
         self.counters.demoted_bytes += nbytes
         self._put_on_disk(row, place, nbytes)
-
-    def restore(
-        self, header: Header, tier: int, place: Place, *, parent: int, tags: Iterable[str]
-    ) -> None:
-        """A frame that an earlier life left on a tier; its row, if it has one, is of that frame."""
-        index = self.index
-        row = index.find(header.frame_id)
-        if row == NONE:
-            row = index.insert(header.frame_id, parent, header.generation)
-            index.tokens[row] = header.tokens
-            index.tenant[row] = self.tenant_number(header.tenant)
-            index.fidelity[row] = header.fidelity
-            self.limit(row, header.expiry)
-        self.marks.tag(row, tags)
-        if tier == DISK:
-            self._put_on_disk(row, place, header.payload_bytes)
-        else:
-            self.put_in_host(row, place.slot, header.payload_bytes, is_plain=is_plain(header))
 
     def tenant_number(self, tenant: bytes) -> int:
         """A small number for a tenant's 16 bytes."""

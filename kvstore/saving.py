@@ -98,7 +98,8 @@ class Saving:
         residency = self._residency
         for frame in admission.frames:
             row, generation = frame[2:4]
-            if residency.is_current(row, admission.replaced.get(row, 0)):
+            worse = admission.replaced.get(row)
+            if worse is not None and residency.is_current(row, worse):
                 residency.supersede(row, generation)
                 self._describe([frame], terms)
                 residency.counters.replaced += 1

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .claims import NO_RUNS, free_runs, unrivalled, used_pages
+
 PAGE_BYTES = 16 << 10
 SLOT_BYTES = 4 << 10
 PAGES_PER_SLOT = 8
@@ -39,15 +41,20 @@ def slots_for(nbytes: int) -> int:
 class FreePages:
     """The free runs of a slab, joined with their neighbours when pages come back."""
 
-    def __init__(self, used: NDArray[np.bool_]) -> None:
-        self.free = 0
-        self._length: dict[int, int] = {}  # first page -> length of the free run
-        self._first: dict[int, int] = {}  # page after the run -> first page
-        self._starts: dict[int, set[int]] = {}  # length -> first pages
-        self._lengths: list[int] = []  # the distinct lengths, ascending
-        edges = np.flatnonzero(np.diff(np.concatenate(([True], used, [True])).astype(np.int8)))
-        for start, end in edges.reshape(-1, 2).tolist():
-            self._add(start, end - start)
+    def __init__(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        lengths = ends - starts
+        self.free = int(lengths.sum())
+        first: list[int] = starts.tolist()
+        self._length: dict[int, int] = dict(zip(first, lengths.tolist(), strict=True))
+        self._first: dict[int, int] = dict(zip(ends.tolist(), first, strict=True))  # by run's end
+        order = np.argsort(lengths, kind="stable")
+        distinct, firsts = np.unique(lengths[order], return_index=True)
+        groups = np.split(starts[order], firsts[1:])
+        self._lengths: list[int] = distinct.tolist()  # ascending
+        self._starts: dict[int, set[int]] = {  # by length
+            length: set(group.tolist())
+            for length, group in zip(self._lengths, groups, strict=False)
+        }
 
     def take(self, count: int) -> tuple[Extent, ...]:
         """Runs of ``count`` pages together, or none where that many are not free."""
@@ -89,7 +96,7 @@ class FreePages:
     def _take_run(self, count: int) -> Extent:
         position = bisect_left(self._lengths, count)
         length = self._lengths[min(position, len(self._lengths) - 1)]
-        start = next(iter(self._starts[length]))
+        start = self._starts[length].pop()  # the first of a large set is slow to find
         self._remove(start)
         if length > count:
             self._add(start + count, length - count)
@@ -124,8 +131,8 @@ class Slab:
     def __init__(self, slots: int, pages: int) -> None:
         self.slots = slots
         self.pages = pages
-        self._free_slots = array("I", range(slots - 1, -1, -1))
-        self._free_pages = FreePages(np.zeros(pages, np.bool_))
+        self._free_slots = _descending(range(slots))
+        self._free_pages = FreePages(*free_runs(NO_RUNS, pages))
         self.first = np.zeros(slots, np.uint32).data  # page of each place's first run
         self._count = np.zeros(slots, np.uint32).data  # of its pages; 0: free
         self._scattered: dict[int, tuple[Extent, ...]] = {}  # slots with several extents
@@ -143,6 +150,11 @@ class Slab:
     def used_bytes(self) -> int:
         """Bytes of the pages that frames have."""
         return (self.pages - self._free_pages.free - self._borrowed) * PAGE_BYTES
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of the pages that no frame has, borrowed ones too: they come back."""
+        return self.pages * PAGE_BYTES - self.used_bytes
 
     @property
     def used_slots(self) -> int:
@@ -233,7 +245,8 @@ class Slab:
     def borrow_slots(self, keep: int) -> range:
         """Take all slots of an unused slab but the first ``keep``, which are used first."""
         taken = self._free_slots[: max(0, len(self._free_slots) - keep)]
-        slots = range(min(taken), max(taken) + 1) if taken else range(0)
+        numbers = np.frombuffer(taken, np.uint32)
+        slots = range(int(numbers.min()), int(numbers.max()) + 1) if taken else range(0)
         if len(slots) != len(taken):
             return range(0)  # no longer unused
         del self._free_slots[: len(taken)]
@@ -243,7 +256,7 @@ class Slab:
     def give_back_slots(self, slots: range) -> None:
         """Take borrowed slots back, to be used last."""
         self._borrowed_slots -= len(slots)
-        self._free_slots = array("I", reversed(slots)) + self._free_slots
+        self._free_slots = _descending(slots) + self._free_slots
 
     def give_back(self, extent: Extent) -> None:
         """Take borrowed pages back."""
@@ -260,14 +273,35 @@ class Slab:
         """Whether a place has several runs of pages."""
         return slot in self._scattered
 
-    def restore(self, places: Sequence[tuple[int, tuple[Extent, ...]]]) -> list[bool]:
-        """Claim places in an empty slab, earlier ones first; False for one that overlaps."""
-        used = np.zeros(self.pages, np.bool_)
-        taken = [self._claim(slot, extents, used) for slot, extents in places]
-        self._free_pages = FreePages(used)
-        count = np.frombuffer(self._count, np.uint32)
-        self._free_slots = array("I", np.flatnonzero(count == 0)[::-1].astype(np.uint32).tobytes())
-        return taken
+    def restore(
+        self,
+        slots: NDArray[np.uint32],
+        *,
+        extents: NDArray[np.void],
+        ends: NDArray[np.int64],
+        generations: NDArray[np.uint64],
+    ) -> NDArray[np.bool_]:
+        """Claim places in an empty slab: which of the frames have theirs, bool ``[n]``.
+
+        Frame i has the runs ``ends[i]..ends[i + 1]`` of ``extents`` (fields page and count), one at
+        least, all in the slab.  Of those that claim one slot or one page the newest has it.
+        """
+        is_own = unrivalled(slots, extents, ends)
+        here, first = slots[is_own], extents.take(ends[:-1][is_own])
+        np.asarray(self.first)[here] = first["page"]
+        np.asarray(self._count)[here] = first["count"]
+        for number in np.flatnonzero(is_own & (np.diff(ends) > 1)).tolist():
+            self._scattered[int(slots[number])] = _runs(extents, ends, number)
+        rivals = np.flatnonzero(~is_own)
+        if len(rivals):
+            used = used_pages(extents.compress(np.repeat(is_own, np.diff(ends))), self.pages)
+            for number in rivals[np.argsort(generations[rivals])][::-1].tolist():
+                is_own[number] = self._claim(int(slots[number]), _runs(extents, ends, number), used)
+        taken = extents.compress(np.repeat(is_own, np.diff(ends)))
+        self._free_pages = FreePages(*free_runs(taken, self.pages))
+        free = np.flatnonzero(np.asarray(self._count) == 0)
+        self._free_slots = array("I", free[::-1].astype(np.uint32).tobytes())
+        return is_own
 
     def audit(self) -> None:
         """Raise AssertionError unless free and used add up to the whole."""
@@ -288,12 +322,13 @@ class Slab:
         return self._count[slot]
 
     def _claim(self, slot: int, extents: tuple[Extent, ...], used: NDArray[np.bool_]) -> bool:
-        if slot >= self.slots or self._count[slot] or not extents:
+        if self._count[slot]:
             return False
-        for start, count in extents:
-            if start + count > self.pages or used[start : start + count].any():
+        for number, (start, count) in enumerate(extents):
+            if used[start : start + count].any():
+                for start, count in extents[:number]:
+                    used[start : start + count] = False
                 return False
-        for start, count in extents:
             used[start : start + count] = True
         self._assign(slot, extents)
         return True
@@ -302,3 +337,15 @@ class Slab:
         self.first[slot], self._count[slot] = extents[0]
         if len(extents) > 1:
             self._scattered[slot] = extents
+
+
+def _descending(slots: range) -> "array[int]":
+    """Slot numbers, the last first: the first is taken first."""
+    numbers = array("I")
+    numbers.frombytes(np.arange(slots.start, slots.stop, dtype=np.uint32)[::-1].tobytes())
+    return numbers
+
+
+def _runs(extents: NDArray[np.void], ends: NDArray[np.int64], number: int) -> tuple[Extent, ...]:
+    runs: list[Extent] = extents[ends[number] : ends[number + 1]].tolist()
+    return tuple(runs)

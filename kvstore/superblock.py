@@ -14,6 +14,7 @@ _MAGIC = b"KVSLAB\0\0"
 _VERSION = 1
 _LAYOUT = struct.Struct("<8sHHIIQQ16s16sd")  # ... slots, pages, slab, store, created
 _CHECKSUM = struct.Struct("<Q")
+_MOST_PAGES = 1 << 32  # extents count pages in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ class Superblock:
         fields = data[: _LAYOUT.size]
         if _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != xxhash.xxh3_64_intdigest(fields):
             raise FrameError("the superblock's checksum does not match")
-        _, version, _, page, slot, slots, pages, slab, store, created = _LAYOUT.unpack(fields)
+        _, version, flags, page, slot, slots, pages, slab, store, created = _LAYOUT.unpack(fields)
         if (version, page, slot) != (_VERSION, PAGE_BYTES, SLOT_BYTES):
             raise FrameError(f"slab version {version}, pages of {page}, slots of {slot}: not ours")
+        if flags or pages > _MOST_PAGES:
+            raise FrameError(f"a slab of {pages} pages with the flags {flags:#x}: not ours")
         return cls(slots, pages, slab, store, created)

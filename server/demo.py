@@ -78,6 +78,7 @@ class Play:
         self._texts = texts
         self._show = show
         self._known: list[Known] = []
+        self._firsts: list[Known] = []  # the first question on each document
 
     def perform(self) -> None:
         """Every act."""
@@ -121,9 +122,8 @@ class Play:
         saved = self._known[0]
         salt = kill_while_saving(self._job("save", [saved]), at=_KILLED_AT)
         self._show.done()
-        firsts = [known for known in self._known if known.prompt.name.endswith("question 1")]
-        half = saved.prompt._replace(name=f"{saved.prompt.name}, half saved", salt=salt)
-        self._ask_elsewhere("after_kill", [*firsts, saved._replace(prompt=half)])
+        half = saved.prompt._replace(name=f"{self._texts[0].name}, half saved", salt=salt)
+        self._ask_elsewhere("after_kill", [*self._firsts, saved._replace(prompt=half)])
 
     def _learn(self, prompt: Prompt, stage: Stage) -> Said:
         """What the model says without the store; a prompt is asked so only once."""
@@ -143,6 +143,7 @@ class Play:
         colds = [known.cold for known in self._known if known.prompt.tokens == prompt.tokens]
         if not colds:
             self._known.append(Known(prompt, said))
+            self._firsts.append(Known(prompt, said))
         self._note(phase, Known(prompt, colds[0] if colds else said), said)
 
     def _ask_elsewhere(self, phase: Phase, asked: Sequence[Known]) -> None:

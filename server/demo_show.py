@@ -11,11 +11,12 @@ from rich.table import Table
 from .demo_runs import Run, Summary
 
 _PHASES = {
-    "documents": "documents",
-    "conversation": "conversation",
+    "documents": "questions on documents",
+    "conversation": "a conversation",
     "new_process": "in a new process",
     "after_kill": "after a kill -9",
 }
+_NUMBERS = ("tokens", "reused", "computed", "from", "without", "with", "faster")
 
 
 class Show:
@@ -51,43 +52,44 @@ def showing(steps: int) -> Iterator[Show]:
         yield Show(progress, steps)
 
 
-def print_table(runs: Sequence[Run], summary: Summary) -> None:
-    """The runs, and what they come to."""
-    console = Console()
-    table = Table(title="Time to first token, without the store and with it", title_justify="left")
-    for name in ("", "prompt"):
-        table.add_column(name, overflow="fold")
-    for name in ("tokens", "reused", "recomputed", "from", "without", "with", "speed-up"):
+def print_table(runs: Sequence[Run], summary: Summary, *, console: Console | None = None) -> None:
+    """The runs, and what they come to; it fits 80 columns."""
+    console = console or Console()
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold underline")
+    table.add_column("prompt", no_wrap=True)
+    for name in _NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("same text")
+    table.add_column("same", no_wrap=True)
     phase = ""
     for run in runs:
-        if phase and run.phase != phase:
-            table.add_section()
-        table.add_row(*_cells(run, is_first=run.phase != phase))
-        phase = run.phase
+        if run.phase != phase:
+            phase = run.phase
+            table.add_row()
+            table.add_row(f"[bold]{_PHASES[phase]}")
+        table.add_row(*_cells(run))
+    console.print("\nTime to first token, without the store and with it\n", highlight=False)
     console.print(table)
-    console.print(_sentence(summary))
+    console.print(_sentence(summary), highlight=False)
 
 
-def _cells(run: Run, *, is_first: bool) -> tuple[str, ...]:
+def _cells(run: Run) -> tuple[str, ...]:
+    is_hit = run.reused_tokens > 0
     return (
-        _PHASES[run.phase] if is_first else "",
         run.name,
         f"{run.prompt_tokens:,}",
         f"{run.reused_tokens:,}",
         f"{run.prompt_tokens - run.reused_tokens:,}",
-        run.tier if run.reused_tokens else "-",
-        f"{run.ttft_cold_s:.2f} s",
-        f"{run.ttft_warm_s:.2f} s" if run.reused_tokens else "-",
-        f"{run.speedup:.0f} x" if run.reused_tokens else "-",
-        "yes" if run.same_output else "NO",
+        run.tier if is_hit else "-",
+        f"{run.ttft_cold_s:.1f} s",
+        f"{run.ttft_warm_s:.2f} s" if is_hit else "-",
+        f"{run.speedup:.0f} x" if is_hit else "-",
+        "yes" if run.same_output else "[bold red]NO",
     )
 
 
 def _sentence(summary: Summary) -> str:
     same = "Every answer is the same text" if summary.all_same else "Not every text is the same"
     return (
-        f"{same}. Where something was stored the first token came {summary.speedup_median:.0f} "
-        f"times sooner, in the median. {summary.prefilled_tokens:,} tokens were prefilled in all."
+        f"{same}. Where anything was stored, the first token came {summary.speedup_median:.0f} "
+        f"times sooner in the median. {summary.prefilled_tokens:,} tokens were prefilled in all."
     )

@@ -1,9 +1,11 @@
 """The demo, on short texts: the same answers with the store, in every act."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kvstrata.connectors.models import load, smollm2
 from kvstrata.kvstore.errors import ArgumentError
@@ -11,7 +13,7 @@ from kvstrata.kvstore.settings import Settings
 from kvstrata.server.demo import Play, steps
 from kvstrata.server.demo_runs import Run, summarise, to_dict
 from kvstrata.server.demo_script import FOLLOW_UPS, Conversation, Document, documents
-from kvstrata.server.demo_show import showing
+from kvstrata.server.demo_show import print_table, showing
 
 MIB = 1 << 20
 
@@ -102,6 +104,20 @@ def test_json_says_what_was_measured() -> None:
         "speedup_median": 15.0,
         "all_same": True,
     }
+
+
+def test_the_table_fits_a_terminal() -> None:
+    long = {"prompt_tokens": 3999, "reused_tokens": 3968, "ttft_cold_s": 128.0, "ttft_warm_s": 1.0}
+    runs = [
+        run(name="lighthouses, question 1", reused_tokens=0),
+        run(name="lighthouses, half saved", phase="after_kill", tier="disk", **long),
+    ]
+    paper = io.StringIO()
+    print_table(runs, summarise(runs, 23_456), console=Console(file=paper, width=80))
+    lines = paper.getvalue().splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    (row,) = [line.split() for line in lines if "half saved" in line]
+    assert " ".join(row) == "lighthouses, half saved 3,999 3,968 31 disk 128.0 s 1.00 s 128 x yes"
 
 
 def test_one_other_text_is_not_all_the_same() -> None:

@@ -55,6 +55,16 @@ def test_a_change_is_noticed_and_read_again(change: Callable[["Model"], None]) -
     assert (weights.current().digest != before.digest) == (change is not replaced)
 
 
+def test_after_a_change_the_files_no_longer_speak_for_the_model() -> None:
+    model = tiny.model()
+    weights = Weights(model, lambda: "f" * 64)  # as if of the files that it was loaded from
+    assert weights.wait(WAIT_S)
+    assert weights.current().digest == "f" * 64
+    in_place(model)
+    assert weights.wait(WAIT_S)
+    assert weights.current().digest == digest_of(model, None)
+
+
 def test_weights_that_change_while_they_are_read_stay_private() -> None:
     model, begun, go_on = tiny.model(), Event(), Event()
 

@@ -34,7 +34,7 @@ def chain(*blocks: int, parent: int = ROOT) -> list[Record]:
 def facts(blocks: int = BLOCKS) -> Facts:
     """Columns of so many blocks of 2 MiB and 64 tokens, none of which has a parent yet."""
     return Facts(
-        keys=[block.to_bytes(34, "big") for block in range(blocks)],
+        keys=np.array([block.to_bytes(34, "little") for block in range(blocks)], np.object_),
         parents=np.full(blocks, ROOT, np.int32),
         nbytes=tuple(np.full(blocks, 2 << 20, np.uint32) for _ in TIERS),
         tokens=np.full(blocks, 64, np.uint32),

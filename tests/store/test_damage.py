@@ -5,60 +5,24 @@ Whatever was done to the files, the store opens, serves right bytes or none, and
 
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import lmdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store import slabs
+from tests.store.damaged import prepare, still_works
 from tests.store.kit import (
     WINDOW,
     Clock,
-    KeyedPages,
     Scene,
-    count,
     identity,
     prompt,
     restore,
     save,
 )
-
-ROOT = Path(__file__).parents[2]
-BLOCKS = 4
-
-
-def _prepare(scene: Scene, blocks: int = BLOCKS) -> list[int]:
-    """One prompt on disk."""
-    tokens = prompt(1, blocks)
-    with scene.open() as store:
-        space = store.space(identity())
-        pages = KeyedPages(space, tokens)
-        space.save(tokens, pages, tags=["a"])
-    return tokens
-
-
-def _still_works(scene: Scene, tokens: list[int]) -> int:
-    """Open, restore what there is, store it again; the tokens that were found at first."""
-    with scene.open() as store:
-        space = store.space(identity())
-        found = restore(space, tokens)
-        store.audit()
-        assert save(space, tokens) == len(tokens) // 64
-        assert restore(space, tokens) == len(tokens) // 64 * 64
-        assert save(space, prompt(2, 3)) == 3
-        assert store.flush()
-        store.audit()
-    with scene.open() as store:
-        assert restore(store.space(identity()), tokens) == len(tokens) // 64 * 64
-        assert restore(store.space(identity()), prompt(2, 3)) == 192
-    return found
-
 
 HEADER_FIELDS = {
     "magic": 0, "checksum": 8, "version": 16, "flags": 18, "length": 20, "key": 24, "parent": 56,
@@ -74,23 +38,23 @@ HEADER_FIELDS = {
 @pytest.mark.parametrize("is_indexed", [True, False], ids=["index", "no index"])
 @pytest.mark.parametrize("field", HEADER_FIELDS)
 def test_a_flipped_bit_in_a_header_is_a_miss(scene: Scene, field: str, is_indexed: bool) -> None:
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     with scene.open() as store:
         key = store.space(identity()).match(tokens).keys[2]
     frame = slabs.find(scene.dir, key)
     slabs.flip(scene.dir / "headers.kvs", frame.header_at + HEADER_FIELDS[field])
     if not is_indexed:
         shutil.rmtree(scene.dir / "index")
-    assert _still_works(scene, tokens) == 128
+    assert still_works(scene, tokens) == 128
 
 
 @pytest.mark.parametrize("at", [0, 1, 4095, 4096, 16383, 16384, 65536, (128 << 10) - 1])
 def test_a_flipped_bit_in_a_payload_is_a_miss(scene: Scene, at: int) -> None:
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     with scene.open() as store:
         key = store.space(identity()).match(tokens).keys[1]
     slabs.damage(slabs.find(scene.dir, key), at=at)
-    assert _still_works(scene, tokens) == 64
+    assert still_works(scene, tokens) == 64
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +79,12 @@ def _serves_no_wrong_byte(scene: Scene) -> None:
         for name in range(3):
             assert restore(space, prompt(name, 4, layout=WINDOW)) in range(0, 257, 64)
             store.audit()
-        assert save(space, prompt(0, 4, layout=WINDOW)) == 4
-        assert restore(space, prompt(0, 4, layout=WINDOW)) == 256
+        tokens = prompt(0, 4, layout=WINDOW)
+        for _ in range(2):  # damage of a block that nobody could reach before shows only now
+            assert save(space, tokens) == 4
+            if restore(space, tokens) == 256:
+                return
+        raise AssertionError("what was damaged is not replaced")
 
 
 @settings(
@@ -183,7 +151,7 @@ def test_the_slab_of_another_model_serves_nothing(
     scene: Scene, tmp_path: Path, names: tuple[str, ...], is_indexed: bool
 ) -> None:
     """The same prompt of another model, in the same slots and pages."""
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     other = replace(scene, dir=tmp_path / "other")
     with other.open() as store:
         save(store.space(identity(model=2)), tokens)
@@ -191,14 +159,14 @@ def test_the_slab_of_another_model_serves_nothing(
         shutil.copy(other.dir / name, scene.dir / name)
     if not is_indexed:
         shutil.rmtree(scene.dir / "index")
-    assert _still_works(scene, tokens) == 0
+    assert still_works(scene, tokens) == 0
 
 
 def test_a_whole_stripe_of_another_store_is_taken_for_what_it_is(
     scene: Scene, tmp_path: Path
 ) -> None:
     """Slab and tombstones moved together are a stripe that came from elsewhere."""
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     other = replace(scene, dir=tmp_path / "other")
     with other.open() as store:
         save(store.space(identity()), prompt(7, 2))
@@ -212,37 +180,37 @@ def test_a_whole_stripe_of_another_store_is_taken_for_what_it_is(
         assert restore(space, prompt(7, 2)) == 128
         assert restore(space, prompt(8, 2)) in (0, 64)
         store.audit()
-    assert _still_works(scene, tokens) == 0
+    assert still_works(scene, tokens) == 0
 
 
 @pytest.mark.parametrize("name", ["pages.kvs", "headers.kvs"])
 @pytest.mark.parametrize("length", [0, 1, 100, 4096, 5000, 12288, 100_000, 300_000])
 def test_a_truncated_file_serves_what_is_left(scene: Scene, name: str, length: int) -> None:
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     os.truncate(scene.dir / name, length)
-    assert _still_works(scene, tokens) in range(0, 257, 64)
+    assert still_works(scene, tokens) in range(0, 257, 64)
 
 
 @pytest.mark.parametrize("name", ["pages.kvs", "headers.kvs", "tombstones.kvs", "index"])
 def test_a_deleted_file_is_made_anew(scene: Scene, name: str) -> None:
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     if name == "index":
         shutil.rmtree(scene.dir / name)
     else:
         (scene.dir / name).unlink()
-    assert _still_works(scene, tokens) == (256 if name == "index" else 0)
+    assert still_works(scene, tokens) == (256 if name == "index" else 0)
 
 
 @pytest.mark.parametrize("at", [0, 8, 12, 16, 20, 28, 36, 40, 52, 68, 76, 84])
 def test_a_damaged_superblock_serves_no_wrong_byte(scene: Scene, at: int) -> None:
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     slabs.flip(scene.dir / "headers.kvs", at)
-    assert _still_works(scene, tokens) in range(0, 257, 64)
+    assert still_works(scene, tokens) in range(0, 257, 64)
 
 
 @pytest.mark.parametrize("at", [0, 9, 20, 39, 40, 60, 80, 120])
 def test_a_damaged_log_of_drops_brings_nothing_back(scene: Scene, at: int) -> None:
-    tokens = _prepare(scene)
+    tokens = prepare(scene)
     with scene.open() as store:
         space = store.space(identity())
         for name in (5, 6):
@@ -257,162 +225,4 @@ def test_a_damaged_log_of_drops_brings_nothing_back(scene: Scene, at: int) -> No
     with scene.open() as store:
         space = store.space(identity())
         assert restore(space, prompt(5, 2)) == restore(space, prompt(6, 2)) == 0
-    assert _still_works(scene, tokens) == 0  # nobody knows what was dropped
-
-
-def _older_index(scene: Scene, work: Callable[[Scene], None]) -> None:
-    """Put back the index as it was before some work."""
-    aside = scene.dir.with_name("older")
-    shutil.copytree(scene.dir / "index", aside)
-    work(scene)
-    shutil.rmtree(scene.dir / "index")
-    shutil.move(aside, scene.dir / "index")
-
-
-def test_an_index_that_is_older_than_the_data_serves_no_wrong_byte(scene: Scene) -> None:
-    """Since the index was copied, every slot and page was used again for other prompts."""
-    scene = replace(scene, memory=4 << 20, disk=8 << 20)
-    with scene.open() as store:
-        for name in range(40):
-            save(store.space(identity()), prompt(name, 1))
-            store.flush()
-
-    def work(scene: Scene) -> None:
-        with scene.open() as store:
-            space = store.space(identity())
-            for name in range(100, 200):
-                save(space, prompt(name, 1))
-                assert name % 8 or store.flush()
-
-    _older_index(scene, work)
-    with scene.open() as store:
-        space = store.space(identity())
-        believed = [n for n in range(40) if space.match(prompt(n, 1)).tokens]
-        assert believed
-        assert sum(restore(space, prompt(name, 1)) for name in believed) == 0
-        assert count(store, "quarantined") == len(believed)
-        store.audit()
-        for name in range(300, 400):
-            save(space, prompt(name, 1))
-            assert name % 8 or store.flush()
-        assert store.flush()
-        store.audit()
-    with scene.open() as store:
-        space = store.space(identity())
-        assert sum(restore(space, prompt(name, 1)) for name in range(300, 400)) >= 40 * 64
-
-
-def test_an_older_index_brings_back_no_dropped_block(scene: Scene) -> None:
-    tokens = _prepare(scene)
-
-    def work(scene: Scene) -> None:
-        with scene.open() as store:
-            assert store.space(identity()).drop(prefix=tokens[:64]).blocks == BLOCKS
-
-    _older_index(scene, work)
-    with scene.open() as store:
-        assert store.space(identity()).match(tokens).tokens == 0
-    shutil.rmtree(scene.dir / "index")
-    assert _still_works(scene, tokens) == 0
-
-
-def test_an_older_index_and_then_none_loses_nothing_that_was_flushed(scene: Scene) -> None:
-    """What was written under the older index has newer generations than all that lay unseen."""
-    scene = replace(scene, memory=4 << 20, disk=8 << 20)
-    with scene.open() as store:
-        for name in range(20):
-            save(store.space(identity()), prompt(name, 1))
-            store.flush()
-
-    def work(scene: Scene) -> None:
-        for start in (100, 200, 300):
-            with scene.open() as store:
-                for name in range(start, start + 60):
-                    save(store.space(identity()), prompt(name, 1))
-                    store.flush()
-
-    _older_index(scene, work)
-    with scene.open() as store:
-        space = store.space(identity())
-        for name in range(400, 440):
-            save(space, prompt(name, 1))
-            assert store.flush()
-        last = [n for n in range(400, 440) if space.match(prompt(n, 1)).tokens]
-    shutil.rmtree(scene.dir / "index")
-    with scene.open() as store:
-        space = store.space(identity())
-        found = [n for n in range(400, 440) if restore(space, prompt(n, 1))]
-        assert found == last
-
-
-def test_an_index_of_another_store_is_not_believed(scene: Scene, tmp_path: Path) -> None:
-    tokens = _prepare(scene)
-    other = replace(scene, dir=tmp_path / "other")
-    with other.open() as store:
-        save(store.space(identity()), prompt(9, 6))
-    shutil.rmtree(scene.dir / "index")
-    shutil.copytree(other.dir / "index", scene.dir / "index")
-    with scene.open() as store:
-        assert store.space(identity()).match(prompt(9, 6)).tokens == 0
-    assert _still_works(scene, tokens) == 256
-
-
-@pytest.mark.parametrize("text", [b"", b"x", b"no index of ours" * 1000])
-def test_an_index_that_is_none_is_made_anew(scene: Scene, text: bytes) -> None:
-    tokens = _prepare(scene)
-    (scene.dir / "index" / "data.mdb").write_bytes(text)
-    assert _still_works(scene, tokens) == 256
-
-
-@pytest.mark.parametrize("record", [b"", b"\0", b"\0" * 5, b"\xff" * 300, bytes(30)])
-def test_a_record_that_is_none_is_passed_over(scene: Scene, record: bytes) -> None:
-    tokens = _prepare(scene)
-    env = lmdb.open(str(scene.dir / "index"), max_dbs=2)
-    frames = env.open_db(b"frames")
-    with env.begin(write=True, db=frames) as txn:
-        for fid in (b"f" * 34, b"short", b"x" * 100):
-            txn.put(fid, record)
-        stored = [(bytes(fid), bytes(value)) for fid, value in txn.cursor()]
-        txn.put(b"g" * 34, stored[0][1])  # a good record under another name
-    env.close()
-    assert _still_works(scene, tokens) == 256
-
-
-_REOPEN = """
-import sys
-from pathlib import Path
-from tests.store.kit import Clock, Scene, identity, prompt, restore, save
-scene = Scene(Path(sys.argv[1]), Clock())
-with scene.open() as store:
-    space = store.space(identity())
-    found = restore(space, prompt(1, 4))
-    assert save(space, prompt(1, 4)) == 4
-    assert restore(space, prompt(1, 4)) == 256
-print("found", found)
-"""
-
-
-@pytest.mark.parametrize("length", [4096, 8192, 12288, 20480])
-def test_a_truncated_index_does_not_end_the_process(scene: Scene, length: int) -> None:
-    """LMDB maps its file: a page that is cut off would be a signal, so it runs in a child."""
-    _prepare(scene)
-    os.truncate(scene.dir / "index" / "data.mdb", length)
-    child = subprocess.run(
-        [sys.executable, "-c", _REOPEN, str(scene.dir)],
-        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (child.returncode, child.stdout) == (0, "found 256\n"), child.stderr[-2000:]
-
-
-def test_the_index_may_go_between_any_two_openings(scene: Scene) -> None:
-    for name in range(4):
-        with scene.open() as store:
-            space = store.space(identity())
-            assert [restore(space, prompt(n, 2)) for n in range(name)] == [128] * name
-            save(space, prompt(name, 2))
-        shutil.rmtree(scene.dir / "index")
+    assert still_works(scene, tokens) == 0  # nobody knows what was dropped

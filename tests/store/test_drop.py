@@ -321,6 +321,35 @@ def test_what_a_stripe_is_owed_is_carried_out_when_the_store_opens_again(
     _stays_away(scene, tokens, layout=space.layout)
 
 
+def test_drops_that_no_stripe_could_take_outlive_the_index(scene: Scene) -> None:
+    tokens = prompt(1, 3)
+    disk = FaultyDisk()
+    with scene.open(disk.open) as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        disk.fail("read", "write", "sync", error=errno.EIO)
+        save(space, prompt(2, 1))
+        eventually(lambda: bool(tier(store.stats(), "disk").degraded))
+        assert space.drop(prefix=tokens[:64]).partial
+    shutil.rmtree(scene.dir / "index")
+    _stays_away(scene, tokens, layout=space.layout)
+
+
+@pytest.mark.xfail(strict=True, reason="the tag's tombstone covers the block's old generation")
+def test_a_tag_that_was_dropped_may_be_given_to_an_older_block(scene: Scene) -> None:
+    tokens = prompt(1, 2)
+    with scene.open() as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        assert space.drop(tag="b").blocks == 0
+        assert space.tag(tokens, ["b"]) == 2
+        assert store.flush()
+    with scene.open() as store:
+        assert restore(store.space(identity()), tokens) == 128
+
+
 def _drop_all(store: Store, space: Space) -> int:
     return sum(space.drop(prefix=prompt(name, 1)).blocks for name in range(20))
 
