@@ -25,7 +25,7 @@ ROOT = bytes(32)
 FRAMING = 53  # bytes that stand around the tokens of a block
 
 
-def bare(tokens: Sequence[int], block_tokens: int) -> list[bytes]:
+def bare(tokens: keys.Tokens, block_tokens: int) -> list[bytes]:
     """Pack and hash each block, no parent."""
     raw = packed(tokens)
     step = 4 * block_tokens
@@ -35,7 +35,7 @@ def bare(tokens: Sequence[int], block_tokens: int) -> list[bytes]:
     return found
 
 
-def ready(tokens: Sequence[int], messages: Sequence[bytes]) -> list[bytes]:
+def ready(tokens: keys.Tokens, messages: Sequence[bytes]) -> list[bytes]:
     """Pack, then hash messages that are there already."""
     packed(tokens)
     found = []
@@ -44,7 +44,7 @@ def ready(tokens: Sequence[int], messages: Sequence[bytes]) -> list[bytes]:
     return found
 
 
-def packed(tokens: Sequence[int]) -> bytes:
+def packed(tokens: keys.Tokens) -> bytes:
     """uint32-LE, the fastest way there is for lists and for arrays."""
     if isinstance(tokens, np.ndarray):
         return tokens.tobytes()
@@ -58,7 +58,7 @@ def timed(call: Callable[[], list[bytes]]) -> float:
     return perf_counter() - start
 
 
-def measure(tokens: Sequence[int], block_tokens: int, rounds: int) -> tuple[float, float, float]:
+def measure(tokens: keys.Tokens, block_tokens: int, rounds: int) -> tuple[float, float, float]:
     """Microseconds a block of ``chain``, and its ratio to ``bare`` and to ``ready``."""
     count = len(tokens) // block_tokens
     messages = [random.randbytes(FRAMING + 4 * block_tokens) for _ in range(count)]
@@ -85,7 +85,8 @@ def main() -> None:
     options = parser.parse_args()
     numbers = [random.randrange(150_000) for _ in range(options.tokens)]
     print(f"{'from':8}{'block':>6}{'us/block':>10}{'/ bare':>8}{'/ ready':>9}")
-    for name, tokens in (("list", numbers), ("array", np.array(numbers, np.uint32))):
+    forms: dict[str, keys.Tokens] = {"list": numbers, "array": np.array(numbers, np.uint32)}
+    for name, tokens in forms.items():
         for block_tokens in (16, 32, 64, 128, 256, 512):
             us, to_bare, to_ready = measure(tokens, block_tokens, options.rounds)
             print(f"{name:8}{block_tokens:6}{us:10.2f}{to_bare:8.2f}{to_ready:9.2f}")

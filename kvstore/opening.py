@@ -30,7 +30,7 @@ ROW_BYTES = 300
 SPARE_ROWS = 1024
 """Blocks that are being admitted have a row before they have a slot."""
 
-_OVERHEAD_BYTES = 4 << 20  # threads' stacks, buffers and LMDB's map
+_OVERHEAD_BYTES = 6 << 20  # threads' stacks, what they encode into, LMDB's map
 _CATALOG_BYTES = 64 << 20
 _RECORD_BYTES = 2048  # room in the catalog for one frame, most of it for LMDB's old pages
 
@@ -56,7 +56,7 @@ def open_host(settings: Settings, fd: int | None, nbytes: int | None = None) -> 
             f"{format_size(settings.disk)} of disk takes half of that; give less disk or more "
             "memory",
         )
-    left = settings.memory - rows * ROW_BYTES - min(_OVERHEAD_BYTES, settings.memory // 16)
+    left = settings.memory - rows * ROW_BYTES - min(_OVERHEAD_BYTES, settings.memory // 12)
     return HostTier(left // PAGE_BYTES * PAGE_BYTES, fd=fd)
 
 

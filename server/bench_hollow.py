@@ -87,7 +87,8 @@ def write_catalog(directory: Path, entries: int) -> Settings:
     """Make a store whose catalog names so many blocks, none of which was ever saved."""
     settings = hollow_settings(directory, entries)
     Store(settings, open_file=HollowFile).close()
-    slab = Superblock.parse((directory / "headers.kvs").read_bytes()[:SLOT_BYTES])
+    with (directory / "headers.kvs").open("rb") as headers:
+        slab = Superblock.parse(headers.read(SLOT_BYTES))
     catalog = Catalog(directory / "index", map_bytes=_MAP_BYTES + _MAP_BYTES_EACH * entries)
     for fid, record in sorted(_records(entries, slab.seed)):
         catalog.put(fid, record)

@@ -4,8 +4,8 @@ The measure is the engine itself: its own prefill in two chunks, cut where the s
 moves logits by rounding, and the store may move them by as much.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -142,6 +142,32 @@ def test_sampling_draws_the_same_numbers(family: str, attached: Attach) -> None:
     for seed in range(3):
         assert torch.equal(sampled(model.generate, seed), sampled(engine, seed))
     assert connector.counts.reused_tokens == 3 * 48
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prefill_chunk_size": 5},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+        {"guidance_scale": 1.5},
+        {"suppress_tokens": list(range(100))},
+        {"output_scores": True},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_whatever_chooses_the_tokens_is_none_of_the_stores_business(
+    settings: Mapping[str, Any], attached: Attach
+) -> None:
+    model = tiny.model("gemma3_text")
+    engine = model.generate
+    connector = attached(model)
+    ids = tiny.prompt(77)
+    cold = answer(engine, ids, **settings)
+    answer(model.generate, ids)
+    warm = answer(model.generate, ids, **settings)
+    assert torch.equal(warm.sequences, cold.sequences)
+    assert connector.counts.reused_tokens == 72
+    assert connector.counts.bypassed == {}
 
 
 def test_several_answers_of_one_prompt_are_all_saved(attached: Attach) -> None:
