@@ -140,7 +140,7 @@ class Demotion:
         host.write_header(job.slot, encode(cargo.sealed.header, host.superblock.seed))
         if not self._disk.takes_writes:
             return None  # memory is all there is; its checksums are taken all the same
-        place = residency.take_disk(cargo.packed.header.payload_bytes)
+        place = residency.room.take_disk(cargo.packed.header.payload_bytes)
         if place is None:
             residency.counters.failed_writes += 1
         else:

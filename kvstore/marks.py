@@ -20,6 +20,9 @@ class Marks:
         self._rows: dict[str, set[int]] = {}
         self._due: list[Due] = []
 
+    def __contains__(self, row: object) -> bool:
+        return row in self.pins or row in self._tags
+
     def pin(self, row: int, generation: int, until: float) -> None:
         """Keep a row until then, or longer where it is pinned for longer."""
         self.pins[row] = max(until, self.pins.get(row, 0.0))

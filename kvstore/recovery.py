@@ -16,7 +16,6 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ..eviction.policy import Records
 from .chains import Numbers, by_recency, reaching
 from .disk import RECORD_PREFIX, DiskTier
 from .errors import FrameError, TierError
@@ -242,9 +241,7 @@ def _enter(residency: Residency, kept: Found, parents: Numbers) -> None:
     for row in kept.tagged:
         residency.marks.tag(row, kept.tags_of(row))
     used = by_recency(parents, table["generation"], table["position"])
-    residency.policy.add(
-        DISK, Records(used, parents[used], lambda row: residency.record(row, DISK))
-    )
+    residency.policy.add(DISK, used)
 
 
 def _enter_host(residency: Residency, header: Header, slot: int, tags: Sequence[str]) -> bool:
@@ -257,9 +254,8 @@ def _enter_host(residency: Residency, header: Header, slot: int, tags: Sequence[
         residency.host.give(slot)  # an older copy of what is on disk, or out of reach
         return False
     if row == NONE:
-        row = index.insert(fid, parent)
+        row = index.insert(fid, parent, header.generation)
         index.tokens[row] = header.tokens
-        index.generation[row] = header.generation
         index.tenant[row] = residency.tenant_number(header.tenant)
         index.fidelity[row] = header.fidelity
         residency.limit(row, header.expiry)

@@ -277,11 +277,12 @@ class Store:
         return DirectFile(path, direct=self.settings.direct_io == "auto")
 
     def _make_residency(self) -> Residency:
+        index = Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS)
         return Residency(
-            index=Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS),
+            index=index,
             host=self._host,
             disk=self._disk,
-            policy=POLICIES[self.settings.policy](),
+            policy=POLICIES[self.settings.policy](index.facts()),
             ghosts=Ghosts(
                 min(self.settings.ghosts, self.settings.memory // _MEMORY_PER_GHOST), since=0.0
             ),
