@@ -48,7 +48,7 @@ class Facts(NamedTuple):
     parents: NDArray[np.int32]
     nbytes: tuple[NDArray[np.uint32], ...]  # by tier
     tokens: NDArray[np.uint32]
-    tenants: NDArray[np.uint16]
+    tenants: NDArray[np.uint32]
     fidelities: NDArray[np.uint8]
     expiries: NDArray[np.float64]  # seconds since the epoch, 0 for never
 

@@ -167,7 +167,8 @@ class DiskTier:
 
     def _believed_header(self, place: Place, fid: bytes, generation: int) -> Header:
         header = self.read_header(place)
-        if header.frame_id != fid or header.generation != generation:
+        # a newer generation in a place that is leased only says more of the same frame
+        if header.frame_id != fid or header.generation < generation:
             raise FrameError("the slot holds another frame by now")
         return header
 

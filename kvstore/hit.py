@@ -120,9 +120,8 @@ class Hit:
         if not self._is_closed and self._is_last():
             self._is_closed = True
             with self._residency.lock:
-                release = self._residency.release
-                for lease in self._leases.values():
-                    release(lease.row, lease.generation, lease.slot)
+                leases = self._leases.values()
+                self._residency.release_all([n.row for n in leases], [n.slot for n in leases])
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ class Columns(NamedTuple):
     generation: NDArray[np.uint64]  # 0: the row is not in use
     tokens: NDArray[np.uint32]
     expiry: NDArray[np.float64]
-    tenant: NDArray[np.uint16]
+    tenant: NDArray[np.uint32]
     fidelity: NDArray[np.uint8]
     place: tuple[NDArray[np.int32], ...]  # by tier: slot there, or ABSENT
     nbytes: tuple[NDArray[np.uint32], ...]  # by tier: payload there
@@ -56,7 +56,7 @@ class Index:
         self.capacity = capacity
         self._maps: list[dict[bytes, int]] = [{} for _ in range(256)]
         self._free = array("i")  # rows that were used before
-        self._unused = 0  # rows from here on were never used
+        self.used = 0  # rows that were ever used; from here on never
         # an array, for a list of so many is what the garbage collector stops the world for
         self.fid: NDArray[np.object_] = np.full(capacity, b"", np.object_)
         self.columns = columns = _columns(capacity)
@@ -79,7 +79,7 @@ class Index:
     @property
     def live(self) -> int:
         """Rows in use."""
-        return self._unused - len(self._free)
+        return self.used - len(self._free)
 
     def find(self, fid: bytes) -> int:
         """Row of a frame id, or NONE."""
@@ -121,7 +121,7 @@ class Index:
     def fill(self, fids: NDArray[np.object_], parents: NDArray[np.int32]) -> None:
         """Rows 0 .. n of an empty index for n frame ids, all different, and their parents' rows."""
         count = len(fids)
-        self._unused = count
+        self.used = count
         self.fid[:count] = fids
         self._fill_maps(fids)
         for column in (self._children, *self._siblings, *self.columns.place):
@@ -182,7 +182,7 @@ class Index:
 
     def rows(self) -> Rows:
         """Every row in use."""
-        return np.flatnonzero(self.columns.generation[: self._unused])
+        return np.flatnonzero(self.columns.generation[: self.used])
 
     def facts(self) -> Facts:
         """The columns that policies weigh."""
@@ -214,10 +214,10 @@ class Index:
         rows = free[kept:].tolist()
         del free[kept:]
         if len(rows) < count:
-            first = self._unused
-            self._unused += count - len(rows)
-            rows.extend(range(first, self._unused))
-            fresh = slice(first, self._unused)
+            first = self.used
+            self.used += count - len(rows)
+            rows.extend(range(first, self.used))
+            fresh = slice(first, self.used)
             for column in (self._children, *self._siblings, *self.columns.place):
                 column[fresh] = NONE
         return rows
@@ -238,7 +238,7 @@ def _columns(capacity: int) -> Columns:
         generation=np.zeros(capacity, np.uint64),
         tokens=np.zeros(capacity, np.uint32),
         expiry=np.zeros(capacity, np.float64),
-        tenant=np.zeros(capacity, np.uint16),
+        tenant=np.zeros(capacity, np.uint32),
         fidelity=np.zeros(capacity, np.uint8),
         place=tuple(np.zeros(capacity, np.int32) for _ in TIERS),
         nbytes=tuple(np.zeros(capacity, np.uint32) for _ in TIERS),

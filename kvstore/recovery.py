@@ -236,8 +236,6 @@ def _enter(residency: Residency, kept: Found, parents: Numbers) -> None:
         np.asarray(column)[: len(kept)] = table[name]
     tenants = np.array([residency.tenant_number(owner[16:]) for owner in kept.owners])
     np.asarray(index.tenant)[: len(kept)] = tenants.take(table["owner"])
-    mortal = np.flatnonzero(table["expiry"]).tolist()
-    residency.marks.remind_all((index.expiry[r], r, index.generation[r]) for r in mortal)
     for row in kept.tagged:
         residency.marks.tag(row, kept.tags_of(row))
     used = by_recency(parents, table["generation"], table["position"])
@@ -249,14 +247,17 @@ def _enter_host(residency: Residency, header: Header, slot: int, tags: Sequence[
     row = index.find(fid)
     is_first = header.parent[:16] == header.root
     parent = NONE if is_first else index.find(frame_id(header.parent, header.part))
-    is_known = row != NONE and index.generation[row] == header.generation
-    if not is_known and (row != NONE or (parent == NONE and not is_first)):
+    is_older = row != NONE and index.generation[row] > header.generation
+    if is_older or (row == parent == NONE and not is_first):
         residency.host.give(slot)  # an older copy of what is on disk, or out of reach
         return False
     if row == NONE:
         row = index.insert(fid, parent, header.generation)
         index.tokens[row] = header.tokens
         index.tenant[row] = residency.tenant_number(header.tenant)
+    elif index.generation[row] < header.generation:  # better than what had reached the disk
+        residency.room.supersede(row, header.generation)
+    if not residency.is_on_disk(row):
         index.fidelity[row] = header.fidelity
         residency.limit(row, header.expiry)
     residency.marks.tag(row, tags)

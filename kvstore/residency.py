@@ -8,6 +8,7 @@ half of it: ``room.py``.
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from ..eviction.policy import Policy
 from .disk import DiskTier
@@ -21,6 +22,7 @@ from .tier import Place
 
 _log = logging.getLogger("kvstrata")
 
+_AT_ONCE = 64  # blocks that expire while an engine waits for the lock
 
 Landing = tuple[int, int, int]
 """A row, its generation once its payload is there, and the host slot for it."""
@@ -29,7 +31,7 @@ Landing = tuple[int, int, int]
 class Residency:
     """The index, the slabs' bookkeeping and the policy, kept consistent.
 
-    Every method but ``quarantine`` is called with ``lock`` held.
+    Every method but ``quarantine`` and ``expire`` is called with ``lock`` held.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that it keeps consistent
@@ -63,7 +65,9 @@ class Residency:
         )
         self.marks = self.room.marks
         self.outdated = self.room.outdated
+        self.buried_up_to = 0  # the last generation that a tombstone may cover
         self._tenants: dict[bytes, int] = {bytes(16): 0}
+        self._next_end = 0.0  # no pin and no life ends before
 
     def find(self, fid: bytes, generation: int) -> int:
         """The row of a frame id if it still is of that generation, else NONE."""
@@ -80,12 +84,16 @@ class Residency:
         self.generation += len(fids)
         return self.index.insert_chain(fids, parent, first)
 
-    def supersede(self, row: int, generation: int) -> None:
-        """A row's copies make way for a better one; what was said of the row holds for that too."""
-        self.room.leave(row)
-        self.index.generation[row] = generation
-        if row in self.marks.pins:
-            self.marks.pin(row, generation, self.marks.pins[row])
+    def generation_to_write(self, row: int) -> int:
+        """The generation for a row's header that is to say more than before.
+
+        A new one where a tombstone may cover the row's: what is said may be a tag that was dropped.
+        """
+        generation = self.index.generation[row]
+        if generation > self.buried_up_to:
+            return generation
+        self.generation += 1
+        return self.generation
 
     def arrive(self, parcels: Sequence[Landing]) -> list[int]:
         """The rows that are in host memory now; one that is gone gives its slot back."""
@@ -113,7 +121,11 @@ class Residency:
         """A row is on disk now."""
         self.counters.demoted += 1
         self.counters.demoted_bytes += nbytes
-        self._put_on_disk(row, place, nbytes)
+        self.room.give_up_worse(row)
+        self.index.place[DISK][row] = place.slot
+        self.index.stripe[row] = place.stripe
+        self.index.nbytes[DISK][row] = nbytes
+        self.policy.add(DISK, [row])
 
     def tenant_number(self, tenant: bytes) -> int:
         """A small number for a tenant's 16 bytes."""
@@ -154,6 +166,13 @@ class Residency:
         """Where a row is on disk."""
         return Place(self.index.stripe[row], self.index.place[DISK][row])
 
+    def disk_copies(self, row: int) -> list[tuple[Place, int]]:
+        """Where a row has been written and not been given up, and payload bytes there."""
+        if self.is_on_disk(row):
+            return [(self.disk_place(row), self.index.nbytes[DISK][row])]
+        worse = self.room.worse.get(row)
+        return [] if worse is None else [(worse.place, worse.nbytes)]
+
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
         return self.room.remove(row, reason)
@@ -166,24 +185,22 @@ class Residency:
                 self.counters.quarantined += 1
                 self.remove(row, Reason.QUARANTINED)
 
-    def release(self, row: int, generation: int, slot: int) -> None:
+    def release(self, row: int, slot: int) -> None:
         """End a lease on a host slot; a victim that was passed over for it is offered again."""
-        if self.host.slab.release(slot) and self.is_current(row, generation):
+        if self.host.slab.release(slot):
             self.room.offer(row)
 
-    def release_all(
-        self, rows: Sequence[int], generations: Sequence[int], slots: Sequence[int]
-    ) -> None:
+    def release_all(self, rows: Sequence[int], slots: Sequence[int]) -> None:
         """End leases on host slots, as ``release`` does."""
         self.host.slab.release_all(slots)
         if self.room.has_passed:
-            for row, generation in zip(rows, generations, strict=True):
-                if self.is_current(row, generation):
-                    self.room.offer(row)
+            for row in rows:
+                self.room.offer(row)
 
     def pin(self, row: int, until: float) -> None:
         """Keep a row from being evicted until then."""
-        self.marks.pin(row, self.index.generation[row], until)
+        self.marks.pin(row, until)
+        self._next_end = min(self._next_end, until)
 
     def unpin(self, row: int) -> None:
         """End a pin."""
@@ -194,20 +211,45 @@ class Residency:
         """Let a row expire; 0 for never."""
         self.index.expiry[row] = expiry
         if expiry:
-            self.marks.remind(row, self.index.generation[row], expiry)
+            self._next_end = min(self._next_end, expiry)
 
     def expire(self) -> int:
-        """Remove what has expired and end pins that ran out; how many blocks went."""
+        """Remove what has expired and end pins that ran out; how many blocks went.
+
+        Takes the lock itself, again and again, so that nobody waits for a million blocks to go.
+        """
         now, count = self.clock(), 0
-        for row, generation in self.marks.due(now):
-            if not self.is_current(row, generation):
-                continue
-            if self.marks.pins.get(row, now + 1) <= now:
-                self.unpin(row)
-            if 0 < self.index.expiry[row] <= now:
-                count += len(self.remove(row, Reason.EXPIRED))
-        self.counters.expired += count
+        with self.lock.behind:
+            due = self._due(now)
+        for start in range(0, len(due), _AT_ONCE):
+            with self.lock.behind:
+                some = due[start : start + _AT_ONCE]
+                count += sum(self._end(row, now) for row, g in some if self.is_current(row, g))
         return count
+
+    def _due(self, now: float) -> list[tuple[int, int]]:
+        """Rows whose pin or life has ended, the youngest first: tails go before heads."""
+        if now < self._next_end:
+            return []
+        columns, pins = self.index.columns, self.marks.pins
+        rows = self.index.rows()
+        ends = columns.expiry[rows]
+        is_over = (ends > 0) & (ends <= now)
+        due = [*rows[is_over].tolist(), *(row for row, until in pins.items() if until <= now)]
+        pinned = (until for until in pins.values() if until > now)
+        self._next_end = min(ends[ends > now].min(initial=inf), min(pinned, default=inf))
+        due.sort(key=self.index.generation.__getitem__, reverse=True)
+        return [(row, self.index.generation[row]) for row in due]
+
+    def _end(self, row: int, now: float) -> int:
+        """End a row's pin, and its life with all that hangs from it, if their time has come."""
+        if self.marks.pins.get(row, inf) <= now:
+            self.unpin(row)
+        if not 0 < self.index.expiry[row] <= now:
+            return 0
+        gone = len(self.remove(row, Reason.EXPIRED))
+        self.counters.expired += gone
+        return gone
 
     def tag(self, row: int, tags: Iterable[str]) -> bool:
         """Add tags to a row; whether what is stored of it is to be written anew."""
@@ -222,9 +264,3 @@ class Residency:
         self.index.nbytes[HOST][row] = nbytes
         self.index.plain[row] = is_plain
         self.policy.add(HOST, [row])
-
-    def _put_on_disk(self, row: int, place: Place, nbytes: int) -> None:
-        self.index.place[DISK][row] = place.slot
-        self.index.stripe[row] = place.stripe
-        self.index.nbytes[DISK][row] = nbytes
-        self.policy.add(DISK, [row])

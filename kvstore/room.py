@@ -3,7 +3,7 @@
 In the order of cost:
     a clean host victim    its copy on disk stays, nothing is lost
     a dirty one            passed over while clean ones are left, then dropped and counted
-    a disk victim          is gone, unless it is in host memory too
+    a disk victim          is gone, unless it is in host memory too; none that has a child
 A row whose last copy leaves is forgotten; ghosts remember why.  A victim that was passed over, for
 it was leased, pinned, waiting to be written, or had a child, is offered again when that ends.
 """
@@ -11,6 +11,7 @@ it was leased, pinned, waiting to be written, or had a child, is offered again w
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import NamedTuple
 
 from ..eviction.policy import Action, MayLeave, Policy, Victim
 from .disk import DiskTier
@@ -24,6 +25,15 @@ from .tier import Place
 
 Gone = defaultdict[int, list[bytes]]
 """By tenant's number, frame ids of rows that were forgotten."""
+
+
+class Worse(NamedTuple):
+    """A copy on disk that a better one in host memory is to replace."""
+
+    place: Place
+    nbytes: int
+    generation: int
+    fidelity: int
 
 
 class Room:
@@ -46,6 +56,7 @@ class Room:
         self.on_behalf_of = 0  # the tenant for whom room is being made
         self.marks = Marks()
         self.outdated: set[int] = set()  # rows of which more was said than their headers know
+        self.worse: dict[int, Worse] = {}  # kept until the row's better copy is on disk
         self._index = index
         self._host = host
         self._disk = disk
@@ -98,25 +109,32 @@ class Room:
         self._bury(gone, Reason.EVICTED)
         return place
 
-    def leave(self, row: int) -> None:
-        """Take a row off every tier."""
+    def supersede(self, row: int, generation: int) -> None:
+        """A row's copies make way for a better one; on disk they stay until that is there."""
         index = self._index
-        if index.place[HOST][row] != ABSENT:
-            self._host.give(index.place[HOST][row])
-            index.place[HOST][row] = ABSENT
-            self._policy.forget(HOST, [row])
+        self._leave_host(row)
         if index.place[DISK][row] != ABSENT:
-            self._disk.give(self._place_on_disk(row))
-            self._disk.forget(index.fid[row])
+            place, nbytes = self._place_on_disk(row), index.nbytes[DISK][row]
+            self.worse[row] = Worse(place, nbytes, index.generation[row], index.fidelity[row])
             index.place[DISK][row] = ABSENT
             self._policy.forget(DISK, [row])
+        index.generation[row] = generation
+
+    def give_up_worse(self, row: int) -> bool:
+        """Let a superseded copy go, if there is one."""
+        worse = self.worse.pop(row, None)
+        if worse is not None:
+            self._disk.give(worse.place)
+            self._disk.forget(self._index.fid[row])
+        return worse is not None
 
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
         generations, gone = [], Gone(list)
         for each in reversed(self._index.subtree(row)):
             generations.append(self._index.generation[each])
-            self.leave(each)
+            self._leave_host(each)
+            self._leave_disk(each)
             self._forget(each, gone)
         self._bury(gone, reason)
         return generations
@@ -144,7 +162,7 @@ class Room:
             slot = places[row]
             places[row] = ABSENT
             freed.append(sizes[row])
-            if on_disk[row] == ABSENT:
+            if on_disk[row] == ABSENT and not self._fall_back(row):
                 self._forget(row, gone)
             elif index.parent[row] in passed:
                 self.offer(index.parent[row])  # it may have been passed over for this child
@@ -163,9 +181,10 @@ class Room:
         """What only waits to be written, when there is nobody else."""
         while self._dirty:
             row, _ = self._dirty.popitem(last=False)
-            slot = self._index.place[HOST][row]
-            if not self._host.slab.is_leased(slot) and not self._is_held(row, DISK):
-                self._counters.dropped_dirty += self._index.place[DISK][row] == ABSENT
+            slot, is_last = self._index.place[HOST][row], self._index.place[DISK][row] == ABSENT
+            is_parent = is_last and self._index.has_children(row)
+            if not (is_parent or self._host.slab.is_leased(slot) or self._is_pinned(row)):
+                self._counters.dropped_dirty += is_last
                 self._passed.discard(row)
                 self._policy.forget(HOST, [row])
                 yield row, Action.DROP
@@ -195,17 +214,45 @@ class Room:
         return may_leave
 
     def _may_leave_disk(self, row: int, action: Action) -> bool:
+        """A row with a child stays even if it is in host memory: the child may be written yet."""
         is_leased = self._disk.is_leased(self._place_on_disk(row))
-        if action is Action.DROP and not is_leased and not self._is_held(row, HOST):
+        is_held = is_leased or self._is_pinned(row) or self._index.has_children(row)
+        if action is Action.DROP and not is_held:
             return True
         self._passed.add(row)
         return False
 
-    def _is_held(self, row: int, other: int) -> bool:
-        """Whether a row is pinned, or has children and no copy on the other tier."""
-        if self.marks.pins.get(row, 0.0) > self._clock():
-            return True
-        return self._index.place[other][row] == ABSENT and self._index.has_children(row)
+    def _is_pinned(self, row: int) -> bool:
+        return self.marks.pins.get(row, 0.0) > self._clock()
+
+    def _fall_back(self, row: int) -> bool:
+        """Where a better copy is lost before it is on disk, the worse one serves again."""
+        worse = self.worse.pop(row, None)
+        if worse is None:
+            return False
+        index = self._index
+        index.stripe[row], index.place[DISK][row] = worse.place
+        index.nbytes[DISK][row] = worse.nbytes
+        index.generation[row] = worse.generation
+        index.fidelity[row] = worse.fidelity
+        self.outdated.add(row)  # its header does not know what came with the better copy
+        self._policy.add(DISK, [row])
+        return True
+
+    def _leave_host(self, row: int) -> None:
+        places = self._index.place[HOST]
+        if places[row] != ABSENT:
+            self._host.give(places[row])
+            places[row] = ABSENT
+            self._policy.forget(HOST, [row])
+
+    def _leave_disk(self, row: int) -> None:
+        index = self._index
+        if index.place[DISK][row] != ABSENT:
+            self._disk.give(self._place_on_disk(row))
+            self._disk.forget(index.fid[row])
+            index.place[DISK][row] = ABSENT
+            self._policy.forget(DISK, [row])
 
     def _place_on_disk(self, row: int) -> Place:
         return Place(self._index.stripe[row], self._index.place[DISK][row])
@@ -213,6 +260,8 @@ class Room:
     def _forget(self, row: int, gone: Gone) -> None:
         index, passed = self._index, self._passed
         parent = index.parent[row]
+        if row in self.worse:
+            self.give_up_worse(row)
         gone[index.tenant[row]].append(index.fid[row])
         index.remove(row)
         if row in passed:

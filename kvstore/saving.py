@@ -100,7 +100,7 @@ class Saving:
             row, generation = frame[2:4]
             worse = admission.replaced.get(row)
             if worse is not None and residency.is_current(row, worse):
-                residency.supersede(row, generation)
+                residency.room.supersede(row, generation)
                 self._describe([frame], terms)
                 residency.counters.replaced += 1
 

@@ -172,7 +172,7 @@ class Space:
             self._mover.load(held.fetches)
         with self._residency.lock:
             for lease in held.leases.values():
-                self._residency.release(lease.row, lease.generation, lease.slot)
+                self._residency.release(lease.row, lease.slot)
         return len(held.fetches)
 
     def explain(self, tokens: Tokens, *, extras: Extras = None) -> Explanation:

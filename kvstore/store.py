@@ -86,7 +86,7 @@ class Store:
             undo.callback(self._disk.close)
             self._residency = self._make_residency()
             drops = Drops(self._disk, refuge(self._disk))
-            self._residency.generation = drops.generation
+            self._residency.generation = self._residency.buried_up_to = drops.generation
             self.recovered = recover(self._residency, self._disk, drops.living)
             if host_fd is not None:
                 self.recovered += adopt(self._residency, drops.living)
@@ -159,8 +159,7 @@ class Store:
     def expire(self) -> int:
         """Remove what has expired now; how many blocks."""
         self._check_open()
-        with self._residency.lock:
-            return self._residency.expire()
+        return self._residency.expire()
 
     def drop_tenant(self, tenant: str, *, overwrite: bool = False) -> Receipt:
         """Drop everything that a tenant has, of every identity.

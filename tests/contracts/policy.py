@@ -38,7 +38,7 @@ def facts(blocks: int = BLOCKS) -> Facts:
         parents=np.full(blocks, ROOT, np.int32),
         nbytes=tuple(np.full(blocks, 2 << 20, np.uint32) for _ in TIERS),
         tokens=np.full(blocks, 64, np.uint32),
-        tenants=np.zeros(blocks, np.uint16),
+        tenants=np.zeros(blocks, np.uint32),
         fidelities=np.full(blocks, 255, np.uint8),
         expiries=np.zeros(blocks),
     )

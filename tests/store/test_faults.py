@@ -380,3 +380,39 @@ def test_a_store_closes_although_its_disk_fails_and_opens_again(scene: Scene) ->
     with scene.open() as store:
         assert restore(store.space(identity()), prompt(1, 2)) == 128
         assert restore(store.space(identity()), prompt(2, 2)) == 0
+
+
+def test_a_tag_that_could_not_be_written_is_written_once_the_disk_is_well(scene: Scene) -> None:
+    disk = FaultyDisk("headers.kvs")
+    tokens = prompt(1, 2)
+    with scene.open(disk.open) as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        disk.fail("write", error=errno.EIO)
+        assert space.tag(tokens, ["late"]) == 2
+        assert not store.flush()
+        disk.mend()
+        _recover(scene, store)
+        assert store.flush()
+    with scene.open() as store:
+        assert store.space(identity()).drop(tag="late").blocks == 2
+
+
+def test_a_store_closes_although_a_write_hangs(scene: Scene, *, takes_long: bool) -> None:
+    """Nobody waits for ever: the thread that hangs is left behind."""
+    if not takes_long:
+        pytest.skip("a store gives its disk 25 seconds; --long runs it")
+    disk = FaultyDisk("pages.kvs")
+    store = scene.open(disk.open)
+    space = store.space(identity())
+    save(space, prompt(1, 2))
+    assert store.flush()
+    gate = disk.hang("write")
+    save(space, prompt(2, 2))
+    gate.wait_for(1)
+    with Crowd() as crowd:
+        crowd.start(store.close)
+    disk.mend()
+    with scene.open() as store:
+        assert restore(store.space(identity()), prompt(1, 2)) == 128
