@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
+import numpy as np
+
 from ..eviction.policy import Policy
 from .disk import DiskTier
 from .ghosts import Ghosts, Reason
@@ -231,15 +233,14 @@ class Residency:
         """Rows whose pin or life has ended, the youngest first: tails go before heads."""
         if now < self._next_end:
             return []
-        columns, pins = self.index.columns, self.marks.pins
-        rows = self.index.rows()
-        ends = columns.expiry[rows]
-        is_over = (ends > 0) & (ends <= now)
-        due = [*rows[is_over].tolist(), *(row for row, until in pins.items() if until <= now)]
-        pinned = (until for until in pins.values() if until > now)
-        self._next_end = min(ends[ends > now].min(initial=inf), min(pinned, default=inf))
-        due.sort(key=self.index.generation.__getitem__, reverse=True)
-        return [(row, self.index.generation[row]) for row in due]
+        index, pins = self.index, self.marks.pins
+        ends, generations = index.columns.expiry[: index.used], index.columns.generation
+        due = np.flatnonzero((ends > 0) & (ends <= now) & (generations[: index.used] > 0)).tolist()
+        due += [row for row, until in pins.items() if until <= now]
+        next_end = float(ends.min(where=ends > now, initial=inf))
+        self._next_end = min([next_end, *(until for until in pins.values() if until > now)])
+        due.sort(key=index.generation.__getitem__, reverse=True)
+        return [(row, index.generation[row]) for row in due]
 
     def _end(self, row: int, now: float) -> int:
         """End a row's pin, and its life with all that hangs from it, if their time has come."""
