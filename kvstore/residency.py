@@ -7,19 +7,15 @@ half of it: ``room.py``.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 import numpy as np
 
-from ..eviction.policy import Policy
-from .disk import DiskTier
-from .ghosts import Ghosts, Reason
-from .host import HostTier
-from .index import ABSENT, DISK, HOST, NONE, Index
+from .ghosts import Reason
+from .index import ABSENT, DISK, HOST, NONE
 from .lock import StoreLock
 from .room import Room
-from .stats import Counters
 from .tier import Place
 
 _log = logging.getLogger("kvstrata")
@@ -36,37 +32,19 @@ class Residency:
     Every method but ``quarantine`` and ``expire`` is called with ``lock`` held.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts that it keeps consistent
-        self,
-        *,
-        index: Index,
-        host: HostTier,
-        disk: DiskTier,
-        policy: Policy,
-        ghosts: Ghosts,
-        counters: Counters,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, room: Room) -> None:
         self.lock = StoreLock()
-        self.index = index
-        self.host = host
-        self.disk = disk
-        self.policy = policy
-        self.ghosts = ghosts
-        self.counters = counters
-        self.clock = clock
+        self.room = room
+        self.index = room.index
+        self.host = room.host
+        self.disk = room.disk
+        self.policy = room.policy
+        self.ghosts = room.ghosts
+        self.counters = room.counters
+        self.clock = room.clock
+        self.marks = room.marks
+        self.outdated = room.outdated
         self.generation = 1
-        self.room = Room(
-            index=index,
-            host=host,
-            disk=disk,
-            policy=policy,
-            ghosts=ghosts,
-            counters=counters,
-            clock=clock,
-        )
-        self.marks = self.room.marks
-        self.outdated = self.room.outdated
         self.buried_up_to = 0  # the last generation that a tombstone may cover
         self._tenants: dict[bytes, int] = {bytes(16): 0}
         self._next_end = 0.0  # no pin and no life ends before

@@ -57,13 +57,13 @@ class Room:
         self.marks = Marks()
         self.outdated: set[int] = set()  # rows of which more was said than their headers know
         self.worse: dict[int, Worse] = {}  # kept until the row's better copy is on disk
-        self._index = index
-        self._host = host
-        self._disk = disk
-        self._policy = policy
-        self._ghosts = ghosts
-        self._counters = counters
-        self._clock = clock
+        self.index = index
+        self.host = host
+        self.disk = disk
+        self.policy = policy
+        self.ghosts = ghosts
+        self.counters = counters
+        self.clock = clock
         self._passed: set[int] = set()  # victims passed over, to be offered again on a touch
         self._dirty = OrderedDict[int, None]()  # those of them that only wait to be written
         self._writes_behind = False  # whether a dirty victim waits to be written
@@ -79,7 +79,7 @@ class Room:
 
         Fewer where it cannot be made for all.
         """
-        slab = self._host.slab
+        slab = self.host.slab
         slots = slab.take_some(nbytes, count)
         if len(slots) < count and nbytes <= slab.pages * PAGE_BYTES:
             self._evict_host(nbytes, count, slots)
@@ -87,13 +87,13 @@ class Room:
 
     def take_disk(self, nbytes: int) -> Place | None:
         """A place on disk, making room as needed; None where none can be made."""
-        disk, index = self._disk, self._index
+        disk, index = self.disk, self.index
         place = disk.take(nbytes)
         if place is not None or not disk.has_room(nbytes):
             return place
         gone = Gone(list)
         evicted = []
-        for row, _ in self._policy.victims(DISK, self._may_leave_disk):
+        for row, _ in self.policy.victims(DISK, self._may_leave_disk):
             evicted.append(index.nbytes[DISK][row])
             disk.give(self._place_on_disk(row))
             disk.forget(index.fid[row])
@@ -111,28 +111,28 @@ class Room:
 
     def supersede(self, row: int, generation: int) -> None:
         """A row's copies make way for a better one; on disk they stay until that is there."""
-        index = self._index
+        index = self.index
         self._leave_host(row)
         if index.place[DISK][row] != ABSENT:
             place, nbytes = self._place_on_disk(row), index.nbytes[DISK][row]
             self.worse[row] = Worse(place, nbytes, index.generation[row], index.fidelity[row])
             index.place[DISK][row] = ABSENT
-            self._policy.forget(DISK, [row])
+            self.policy.forget(DISK, [row])
         index.generation[row] = generation
 
     def give_up_worse(self, row: int) -> bool:
         """Let a superseded copy go, if there is one."""
         worse = self.worse.pop(row, None)
         if worse is not None:
-            self._disk.give(worse.place)
-            self._disk.forget(self._index.fid[row])
+            self.disk.give(worse.place)
+            self.disk.forget(self.index.fid[row])
         return worse is not None
 
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
         generations, gone = [], Gone(list)
-        for each in reversed(self._index.subtree(row)):
-            generations.append(self._index.generation[each])
+        for each in reversed(self.index.subtree(row)):
+            generations.append(self.index.generation[each])
             self._leave_host(each)
             self._leave_disk(each)
             self._forget(each, gone)
@@ -144,20 +144,20 @@ class Room:
         if row in self._passed:
             self._passed.discard(row)
             self._dirty.pop(row, None)
-            self._policy.touch([row])
+            self.policy.touch([row])
 
     def _evict_host(self, nbytes: int, count: int, slots: list[int]) -> None:
         """Let blocks leave host memory until there are so many slots.
 
         A victim whose place is just what is needed hands it over as it is.
         """
-        index, host, slab = self._index, self._host, self._host.slab
+        index, host, slab = self.index, self.host, self.host.slab
         places, sizes, on_disk = index.place[HOST], index.nbytes[HOST], index.place[DISK]
         pages, passed = pages_for(nbytes), self._passed
         gone = Gone(list)
         freed: list[int] = []
-        self._writes_behind = self._disk.takes_writes
-        victims = self._policy.victims(HOST, self._may_leave_host)
+        self._writes_behind = self.disk.takes_writes
+        victims = self.policy.victims(HOST, self._may_leave_host)
         for row, _ in chain(victims, self._dirty_victims()):
             slot = places[row]
             places[row] = ABSENT
@@ -181,19 +181,19 @@ class Room:
         """What only waits to be written, when there is nobody else."""
         while self._dirty:
             row, _ = self._dirty.popitem(last=False)
-            slot, is_last = self._index.place[HOST][row], self._index.place[DISK][row] == ABSENT
-            is_parent = is_last and self._index.has_children(row)
-            if not (is_parent or self._host.slab.is_leased(slot) or self._is_pinned(row)):
-                self._counters.dropped_dirty += is_last
+            slot, is_last = self.index.place[HOST][row], self.index.place[DISK][row] == ABSENT
+            is_parent = is_last and self.index.has_children(row)
+            if not (is_parent or self.host.slab.is_leased(slot) or self._is_pinned(row)):
+                self.counters.dropped_dirty += is_last
                 self._passed.discard(row)
-                self._policy.forget(HOST, [row])
+                self.policy.forget(HOST, [row])
                 yield row, Action.DROP
 
     def _host_gate(self) -> MayLeave:
         """What the policy asks of each victim; made once, for it is asked for every block saved."""
-        index, pins, passed, dirty = self._index, self.marks.pins, self._passed, self._dirty
+        index, pins, passed, dirty = self.index, self.marks.pins, self._passed, self._dirty
         places, on_disk, child = index.place[HOST], index.place[DISK], index.child
-        leases, private = self._host.slab.leases, index.private
+        leases, private = self.host.slab.leases, index.private
 
         def may_leave(row: int, _: Action) -> bool:
             is_last = on_disk[row] == ABSENT
@@ -201,7 +201,7 @@ class Room:
             if (
                 is_leased
                 or (is_last and child[row] != NONE)
-                or (row in pins and pins[row] > self._clock())
+                or (row in pins and pins[row] > self.clock())
             ):
                 passed.add(row)
                 return False
@@ -215,50 +215,50 @@ class Room:
 
     def _may_leave_disk(self, row: int, action: Action) -> bool:
         """A row with a child stays even if it is in host memory: the child may be written yet."""
-        is_leased = self._disk.is_leased(self._place_on_disk(row))
-        is_held = is_leased or self._is_pinned(row) or self._index.has_children(row)
+        is_leased = self.disk.is_leased(self._place_on_disk(row))
+        is_held = is_leased or self._is_pinned(row) or self.index.has_children(row)
         if action is Action.DROP and not is_held:
             return True
         self._passed.add(row)
         return False
 
     def _is_pinned(self, row: int) -> bool:
-        return self.marks.pins.get(row, 0.0) > self._clock()
+        return self.marks.pins.get(row, 0.0) > self.clock()
 
     def _fall_back(self, row: int) -> bool:
         """Where a better copy is lost before it is on disk, the worse one serves again."""
         worse = self.worse.pop(row, None)
         if worse is None:
             return False
-        index = self._index
+        index = self.index
         index.stripe[row], index.place[DISK][row] = worse.place
         index.nbytes[DISK][row] = worse.nbytes
         index.generation[row] = worse.generation
         index.fidelity[row] = worse.fidelity
         self.outdated.add(row)  # its header does not know what came with the better copy
-        self._policy.add(DISK, [row])
+        self.policy.add(DISK, [row])
         return True
 
     def _leave_host(self, row: int) -> None:
-        places = self._index.place[HOST]
+        places = self.index.place[HOST]
         if places[row] != ABSENT:
-            self._host.give(places[row])
+            self.host.give(places[row])
             places[row] = ABSENT
-            self._policy.forget(HOST, [row])
+            self.policy.forget(HOST, [row])
 
     def _leave_disk(self, row: int) -> None:
-        index = self._index
+        index = self.index
         if index.place[DISK][row] != ABSENT:
-            self._disk.give(self._place_on_disk(row))
-            self._disk.forget(index.fid[row])
+            self.disk.give(self._place_on_disk(row))
+            self.disk.forget(index.fid[row])
             index.place[DISK][row] = ABSENT
-            self._policy.forget(DISK, [row])
+            self.policy.forget(DISK, [row])
 
     def _place_on_disk(self, row: int) -> Place:
-        return Place(self._index.stripe[row], self._index.place[DISK][row])
+        return Place(self.index.stripe[row], self.index.place[DISK][row])
 
     def _forget(self, row: int, gone: Gone) -> None:
-        index, passed = self._index, self._passed
+        index, passed = self.index, self._passed
         parent = index.parent[row]
         if row in self.worse:
             self.give_up_worse(row)
@@ -275,11 +275,11 @@ class Room:
             self.offer(parent)
 
     def _count(self, tier: int, blocks: int, nbytes: int) -> None:
-        self._counters.evicted[tier] += blocks
-        self._counters.evicted_bytes[tier] += nbytes
+        self.counters.evicted[tier] += blocks
+        self.counters.evicted_bytes[tier] += nbytes
 
     def _bury(self, gone: Gone, reason: Reason) -> None:
         """Remember why rows were forgotten."""
-        now = self._clock()
+        now = self.clock()
         for tenant, fids in gone.items():
-            self._ghosts.add(fids, Ghost(reason, now, tenant, self.on_behalf_of))
+            self.ghosts.add(fids, Ghost(reason, now, tenant, self.on_behalf_of))

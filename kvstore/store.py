@@ -37,6 +37,7 @@ from .opening import SPARE_ROWS, disk_slots, lock_directory, open_disk, open_hos
 from .promotion import Promotion
 from .recovery import adopt, recover
 from .residency import Residency
+from .room import Room
 from .scrub import Progress, Report, Scrub
 from .settings import Settings
 from .space import Shared, Space
@@ -277,7 +278,7 @@ class Store:
 
     def _make_residency(self) -> Residency:
         index = Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS)
-        return Residency(
+        room = Room(
             index=index,
             host=self._host,
             disk=self._disk,
@@ -288,6 +289,7 @@ class Store:
             counters=self.counters,
             clock=self._clock,
         )
+        return Residency(room)
 
     def _make_mover(self) -> Mover:
         codec = CODECS[self.settings.codec]
