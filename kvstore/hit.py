@@ -6,7 +6,8 @@ is lost, damaged or late shortens the hit to the next restorable length; it neve
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from itertools import chain
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -28,7 +29,8 @@ from .residency import Residency
 _BATCH = 16
 _FIRST = Part(0, 0)
 
-Leases = Mapping[tuple[Part, int], "Lease"]
+Leases = dict[Part, dict[int, "Lease"]]
+"""What a hit holds, by part and block."""
 
 
 class Lease(NamedTuple):
@@ -54,7 +56,7 @@ class Hit:
         self,
         residency: Residency,
         promotion: Promotion,
-        leases: Mapping[tuple[Part, int], Lease],
+        leases: Leases,
         *,
         layout: Layout,
         blocks: int,
@@ -69,9 +71,8 @@ class Hit:
         self._deadline_s = deadline_s
         self._is_last = is_last
         self._is_closed = False
-        parts = dict.fromkeys(part for part, _ in leases)
-        self._lengths = {p: layout.frame_bytes(p.group, layout.block_tokens) for p in parts}
-        self.fidelity = min((lease.fidelity for lease in leases.values()), default=EXACT)
+        self._lengths = {p: layout.frame_bytes(p.group, layout.block_tokens) for p in leases}
+        self.fidelity = min((lease.fidelity for lease in self._all()), default=EXACT)
 
     @property
     def tokens(self) -> int:
@@ -81,7 +82,7 @@ class Hit:
     @property
     def from_disk(self) -> int:
         """Frames that had to be read from disk for this hit."""
-        return sum(lease.fetch is not None for lease in self._leases.values())
+        return sum(lease.fetch is not None for lease in self._all())
 
     def load(self, pages: Pages, *, layers: tuple[int, int] | None = None) -> int:
         """Scatter the blocks into an engine's pages; the tokens that are restored.
@@ -91,7 +92,7 @@ class Hit:
         """
         deadline = time.monotonic() + self._deadline_s
         bad: set[tuple[Part, int]] = set()
-        for part in self._lengths:
+        for part in self._leases:
             span = layers or (0, len(self._layout.groups[part.group].layers))
             for batch in self._batches(part, deadline, bad):
                 self._scatter(part, batch, pages, span=span, bad=bad)
@@ -102,7 +103,7 @@ class Hit:
 
     def attachments(self, block: int, part: Part = _FIRST) -> dict[str, Bytes]:
         """What was saved beside a block, by name; empty where it was lost.  Copies."""
-        lease = self._leases[part, block]
+        lease = self._leases[part][block]
         deadline = time.monotonic() + self._deadline_s
         if lease.fetch is not None and not self._arrived(lease.fetch, deadline):
             return {}
@@ -121,8 +122,8 @@ class Hit:
         if not self._is_closed and self._is_last():
             self._is_closed = True
             with self._residency.lock:
-                leases = self._leases.values()
-                self._residency.release_all([n.row for n in leases], [n.slot for n in leases])
+                rows, slots = [n.row for n in self._all()], [n.slot for n in self._all()]
+                self._residency.release_all(rows, slots)
 
     def __enter__(self) -> Self:
         return self
@@ -135,13 +136,17 @@ class Hit:
     ) -> None:
         self.close()
 
+    def _all(self) -> Iterator[Lease]:
+        return chain.from_iterable(here.values() for here in self._leases.values())
+
     def _batches(
         self, part: Part, deadline: float, bad: set[tuple[Part, int]]
     ) -> Iterator[list[tuple[int, Lease]]]:
         """Blocks of a part in order, as many at once as have arrived; the bad ones are left out."""
         batch: list[tuple[int, Lease]] = []
+        here = self._leases[part]
         for block in needed(self._layout, part, self._blocks):
-            lease = self._leases[part, block]
+            lease = here[block]
             fetch = lease.fetch
             if len(batch) == _BATCH or (batch and fetch is not None and not fetch.is_done):
                 yield batch
@@ -196,20 +201,21 @@ class Hit:
         return block.data
 
     def _shorten(self, bad: set[tuple[Part, int]]) -> None:
-        parts = list(self._lengths)
+        parts = list(self._leases)
         ready = np.zeros((len(parts), self._blocks), np.bool_)
         for number, part in enumerate(parts):
             for block in range(self._blocks):
-                ready[number, block] = (part, block) in self._leases and (part, block) not in bad
+                is_held = block in self._leases[part]
+                ready[number, block] = is_held and (part, block) not in bad
         lengths = restorable(self._layout, parts, ready)
         self._blocks = lengths[-1] if lengths else 0
         with self._residency.lock:
             self._residency.counters.failed_loads += 1
 
     def _count(self) -> None:
-        counters, leases = self._residency.counters, self._leases.values()
-        read = [lease.nbytes for lease in leases if lease.fetch is not None]
-        kept = [lease.nbytes for lease in leases if lease.fetch is None]
+        counters = self._residency.counters
+        read = [lease.nbytes for lease in self._all() if lease.fetch is not None]
+        kept = [lease.nbytes for lease in self._all() if lease.fetch is None]
         with self._residency.lock:
             counters.loaded_tokens += self.tokens
             for tier, sizes in ((HOST, kept), (DISK, read)):

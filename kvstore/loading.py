@@ -6,13 +6,14 @@ that fits only partly loads what fits.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .fetch import Fetch
-from .hit import Lease
+from .hit import Lease, Leases
 from .index import ABSENT, HOST, NONE
 from .layout import EXACT, Layout, Part
 from .plan import Plan, State, needed, restorable
@@ -21,9 +22,9 @@ from .residency import Residency
 
 
 class Held(NamedTuple):
-    """What a hold got: leases by part and block, the blocks that they restore, reads to start."""
+    """What a hold got: leases, the blocks that they restore, reads to start."""
 
-    leases: dict[tuple[Part, int], Lease]
+    leases: Leases
     blocks: int
     fetches: list[Fetch]
 
@@ -41,21 +42,18 @@ class Loading:
 
     def plan(self, keys: Sequence[bytes], asked_tokens: int) -> Plan:
         """What is stored of a chain of keys, at this moment."""
-        residency = self._residency
-        with residency.lock:
-            rows = [
-                residency.index.find_all([k + s for k in keys]) for s in map(bytes, self._parts)
-            ]
-            states = np.stack([self._states(r) for r in rows]) if keys else _nothing(self._parts)
-            ready = states == State.READY
-            lengths = restorable(self._layout, self._parts, ready)
-            fidelity = self._fidelity(rows, lengths[-1] if lengths else 0)
-            counters = residency.counters
+        step, counters = self._layout.block_tokens, self._residency.counters
+        with self._residency.lock:
+            find_all = self._residency.index.find_all
+            rows = [find_all([key + suffix for key in keys]) for suffix in map(bytes, self._parts)]
+            states = self._states(rows)
+            lengths = restorable(self._layout, self._parts, states == State.READY)
+            longest = lengths[-1] if lengths else 0
+            fidelity = self._fidelity(rows, longest)
             counters.matches += 1
             counters.asked_tokens += asked_tokens
-            counters.matched_tokens += (lengths[-1] if lengths else 0) * self._layout.block_tokens
-            counters.gaps += bool(ready.shape[1] and _has_gap(ready))
-        step = self._layout.block_tokens
+            counters.matched_tokens += longest * step
+            counters.gaps += longest < len(keys) and _has_gap(states == State.READY)
         return Plan(
             keys, self._parts, states, tuple(n * step for n in lengths), fidelity, asked_tokens
         )
@@ -63,13 +61,13 @@ class Loading:
     def hold(self, plan: Plan, at_most: int) -> Held:
         """Lease what the longest restorable length up to ``at_most`` tokens needs."""
         step = self._layout.block_tokens
-        leases: dict[tuple[Part, int], Lease] = {}
+        leases: Leases = {part: {} for part in self._parts}
         fetches: list[Fetch] = []
         wanted = [length // step for length in plan.lengths if length <= at_most]
         with self._residency.lock:
             while wanted:
                 blocks = wanted.pop()
-                lost = self._lease(plan, blocks, leases, fetches)
+                lost = self._lease(plan.keys, blocks, leases, fetches)
                 if lost is None:
                     self._trim(leases, blocks)
                     self._touch(leases)
@@ -79,31 +77,26 @@ class Loading:
         return Held(leases, 0, fetches)
 
     def _lease(
-        self,
-        plan: Plan,
-        blocks: int,
-        leases: dict[tuple[Part, int], Lease],
-        fetches: list[Fetch],
+        self, keys: Sequence[bytes], blocks: int, leases: Leases, fetches: list[Fetch]
     ) -> int | None:
         """Lease what is still missing for so many blocks; the first block that cannot be had."""
-        reach = [(p, bytes(p), needed(self._layout, p, blocks)) for p in self._parts]
+        find, lease_one = self._residency.index.find, self._lease_one
+        reach = [(bytes(p), leases[p], needed(self._layout, p, blocks)) for p in self._parts]
         for block in range(blocks):
-            for part, suffix, wanted in reach:
-                if block not in wanted or (part, block) in leases:
+            for suffix, here, wanted in reach:
+                if block not in wanted or block in here:
                     continue
-                lease = self._lease_one(plan.keys[block] + suffix, fetches)
+                lease = lease_one(find(keys[block] + suffix), fetches)
                 if lease is None:
                     return block
-                leases[part, block] = lease
+                here[block] = lease
         return None
 
-    def _lease_one(self, fid: bytes, fetches: list[Fetch]) -> Lease | None:
+    def _lease_one(self, row: int, fetches: list[Fetch]) -> Lease | None:
         residency, index = self._residency, self._residency.index
-        row = index.find(fid)
         if row == NONE or 0 < index.expiry[row] <= residency.clock():
             return None
-        generation, slot = index.generation[row], index.place[HOST][row]
-        fetch = None
+        slot, nbytes, fetch = index.place[HOST][row], index.nbytes[HOST][row], None
         if slot == ABSENT:
             if not residency.is_resident(row):
                 return None
@@ -113,39 +106,38 @@ class Loading:
             if is_new:
                 fetches.append(fetch)
             slot, nbytes = fetch.parcel.slot, fetch.parcel.nbytes
-        else:
-            nbytes = index.nbytes[HOST][row]
         residency.host.slab.lease(slot)
-        return Lease(
-            row, generation, slot, nbytes, bool(index.plain[row]), index.fidelity[row], fetch
-        )
+        is_plain = index.plain[row] == 1
+        return Lease(row, index.generation[row], slot, nbytes, is_plain, index.fidelity[row], fetch)
 
-    def _trim(self, leases: dict[tuple[Part, int], Lease], blocks: int) -> None:
+    def _trim(self, leases: Leases, blocks: int) -> None:
         """End the leases that restoring so many blocks does not need."""
-        reach = {part: needed(self._layout, part, blocks) for part in self._parts}
-        if len(leases) == sum(len(wanted) for wanted in reach.values()):
-            return
-        for part, block in [which for which in leases if which[1] not in reach[which[0]]]:
-            lease = leases.pop((part, block))
-            self._residency.release(lease.row, lease.slot)
+        for part, here in leases.items():
+            wanted = needed(self._layout, part, blocks)
+            if len(here) > len(wanted):
+                for block in [block for block in here if block not in wanted]:
+                    lease = here.pop(block)
+                    self._residency.release(lease.row, lease.slot)
 
-    def _touch(self, leases: dict[tuple[Part, int], Lease]) -> None:
-        by_block = sorted(leases, key=lambda which: which[1])
-        self._residency.policy.touch([leases[which].row for which in by_block])
+    def _touch(self, leases: Leases) -> None:
+        by_block = sorted(
+            (block, lease.row) for here in leases.values() for block, lease in here.items()
+        )
+        self._residency.policy.touch([row for _, row in by_block])
 
-    def _states(self, rows: list[int]) -> NDArray[np.uint8]:
+    def _states(self, rows: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
+        """The states of rows by part and block; uint8 ``[part, block]``."""
         index, residency = self._residency.index, self._residency
-        now = residency.clock()
-        states = np.zeros(len(rows), np.uint8)
-        host, expiry = index.place[HOST], index.expiry
-        for number, row in enumerate(rows):
+        now, host, expiry = residency.clock(), index.place[HOST], index.expiry
+        states, (miss, pending, ready) = bytearray(), map(int, State)
+        for row in chain.from_iterable(rows):
             if row == NONE or 0 < expiry[row] <= now:
-                continue
-            if host[row] != ABSENT or residency.is_resident(row):
-                states[number] = State.READY
-            elif not residency.is_on_disk(row):
-                states[number] = State.PENDING
-        return states
+                states.append(miss)
+            elif host[row] != ABSENT or residency.is_resident(row):
+                states.append(ready)
+            else:
+                states.append(miss if residency.is_on_disk(row) else pending)
+        return np.frombuffer(states, np.uint8).reshape(len(rows), -1)
 
     def _fidelity(self, rows: list[list[int]], blocks: int) -> int:
         fidelity = self._residency.index.fidelity
@@ -155,10 +147,6 @@ class Loading:
             those = part_rows[reach.start : reach.stop]
             weakest = min(weakest, min(map(fidelity.__getitem__, those), default=EXACT))
         return weakest
-
-
-def _nothing(parts: Sequence[Part]) -> NDArray[np.uint8]:
-    return np.zeros((len(parts), 0), np.uint8)
 
 
 def _has_gap(ready: NDArray[np.bool_]) -> bool:

@@ -171,8 +171,9 @@ class Space:
         if held.fetches:
             self._mover.load(held.fetches)
         with self._residency.lock:
-            for lease in held.leases.values():
-                self._residency.release(lease.row, lease.slot)
+            for here in held.leases.values():
+                for lease in here.values():
+                    self._residency.release(lease.row, lease.slot)
         return len(held.fetches)
 
     def explain(self, tokens: Tokens, *, extras: Extras = None) -> Explanation:
