@@ -150,7 +150,7 @@ def test_a_configuration_is_read_again_where_something_in_it_is_new(family: str)
     assert description.identity() is first
     model.config.get_text_config(decoder=True).rms_norm_eps = 0.1
     assert description.identity().differences(first) == ("weights", "config")
-    model.to(torch.bfloat16)
+    model.bfloat16()
     assert "producer" in description.identity().differences(first)
 
 

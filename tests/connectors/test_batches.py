@@ -1,6 +1,6 @@
 """Batches of different prompts: what they reuse together, and that their answers stay the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from kvstrata.kvstore.plan import Plan
 from kvstrata.kvstore.store import Store
 from tests.connectors import tiny
 from tests.connectors.conftest import Attach
-from tests.connectors.tiny import BLOCK, PAD, Answer, answer, apart, computed
+from tests.connectors.tiny import BLOCK, PAD, WINDOWED, Answer, answer, apart, computed, said
 
 if TYPE_CHECKING:
     from tests.connectors.tiny import Model
@@ -46,7 +46,7 @@ def row(tokens: int, pad: int, *stored_blocks: int) -> Row:
     return Row(np.zeros(tokens, np.int64), pad, plan)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", *WINDOWED])
 def test_a_padded_batch_reuses_up_to_its_shortest_common_slot(
     family: str, attached: Attach
 ) -> None:
@@ -66,6 +66,32 @@ def test_a_padded_batch_reuses_up_to_its_shortest_common_slot(
     cold = asked(engine, rows)
     assert torch.equal(warm.sequences, cold.sequences)
     assert apart(warm, cold) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_beams": 3}, {"num_return_sequences": 3, "do_sample": True}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_several_answers_of_padded_rows_are_the_engines_own(
+    family: str, settings: Mapping[str, object], attached: Attach
+) -> None:
+    model = tiny.model(family)
+    connector = attached(model)
+    rows = [tiny.prompt(70)[0], tiny.prompt(51, seed=1)[0]]
+    for each in rows:
+        answer(model.generate, each[None], tokens=1)
+    ids, mask = padded(*rows)
+
+    def several(generate: Callable[..., object]) -> torch.Tensor:
+        torch.manual_seed(1)
+        return said(generate, ids, attention_mask=mask, max_new_tokens=20, **settings)
+
+    cold = several(connector.engine)
+    assert torch.equal(several(model.generate), cold)
+    assert connector.counts.reused_tokens == 64 + (64 - 19)
+    connector.store.audit()
 
 
 def test_text_is_found_again_whatever_its_padding(attached: Attach) -> None:
