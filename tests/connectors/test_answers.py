@@ -4,6 +4,9 @@ import pytest
 import torch
 from transformers.utils.generic import ModelOutput
 
+from kvstrata.connectors.calls import Reason
+from kvstrata.connectors.pages import MemoryPages
+from kvstrata.kvstore.layout import EXACT
 from tests.connectors import tiny
 from tests.connectors.conftest import Attach
 from tests.connectors.tiny import BLOCK, answer, apart, computed, said
@@ -79,3 +82,30 @@ def test_a_long_answer_outgrows_the_memory_that_was_set_aside(attached: Attach) 
     long = answer(connector.engine, ids, tokens=room, past_key_values=restored.cache)
     assert torch.equal(long.sequences, answer(engine, ids, tokens=room).sequences)
     assert restored.save(long.sequences) == (20 + room - 1) // BLOCK
+
+
+def test_what_is_computed_behind_weaker_kv_is_no_better(attached: Attach) -> None:
+    model = tiny.model()
+    connector = attached(model)
+    ids = tiny.prompt(77)
+    restored = connector.restore(ids)
+    answer(connector.engine, ids, past_key_values=restored.cache)
+    space = connector.store.space(connector.identity)
+    pages, start = MemoryPages(restored.cache.memory, 0), ids[0, :40].numpy()
+    space.save(start, pages, fidelity=100)
+    answer(model.generate, ids)
+    space.save(start, pages)  # a better copy of the beginning, which the rest was not computed from
+    assert space.match(start).fidelity == EXACT
+    assert space.match(ids[0].numpy()).fidelity == 100
+
+
+def test_an_engine_that_keeps_kv_elsewhere_saves_nothing(attached: Attach) -> None:
+    model = tiny.model()
+    connector = attached(model)
+    ids = tiny.prompt(40)
+    restored = connector.restore(ids)
+    restored.cache.reset()  # type: ignore[no-untyped-call]
+    warm = answer(connector.engine, ids, past_key_values=restored.cache)
+    assert restored.save(warm.sequences) == 0
+    assert connector.store.stats().blocks == 0
+    assert connector.counts.bypassed == {Reason.LEFT: 1}
