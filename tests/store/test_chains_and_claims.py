@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -124,6 +124,7 @@ run = st.tuples(st.integers(0, PAGES - 1), st.integers(1, 6)).map(
 frame = st.tuples(st.integers(0, 12), st.lists(run, min_size=1, max_size=3))
 
 
+@example(frames=[(0, [(0, 6)]), (1, [(1, 1)]), (2, [(4, 1)])])  # the last behind one that it meets
 @given(frames=st.lists(frame, max_size=8))
 def test_a_frame_is_unrivalled_if_nothing_that_it_names_is_named_twice(frames: list[Frame]) -> None:
     slots = [slot for slot, _ in frames]
