@@ -7,6 +7,7 @@ it, and on no state besides KV, cannot be read off a configuration.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -46,6 +47,38 @@ class _Kind(NamedTuple):
     rope: str
 
 
+class Description:
+    """Who may share a model's KV as the model is configured at the moment.
+
+    Every call of ``generate`` asks, and to work it out takes milliseconds, so that is done again
+    only where something in the configuration is new.  Any thread may ask.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, tenant: str = "", salt: str = "", block_tokens: int = 0
+    ) -> None:
+        self._model = model
+        self._work_out = partial(
+            identity_of, model, tenant=tenant, salt=salt, block_tokens=block_tokens
+        )
+        self._known = (self._look(), self._work_out())
+
+    def identity(self) -> Identity:
+        """The identity but for the weights, which it does not know.
+
+        Raises ``LayoutError`` for a model whose KV cannot be reused any more.
+        """
+        seen, identity = self._known
+        now = self._look()
+        if now != seen:
+            identity = self._work_out()
+            self._known = (now, identity)
+        return identity
+
+    def _look(self) -> str:
+        return f"{self._model.dtype} {_values(self._model.config)}"
+
+
 def identity_of(
     model: PreTrainedModel, *, tenant: str = "", salt: str = "", block_tokens: int = 0
 ) -> Identity:
@@ -57,7 +90,7 @@ def identity_of(
         weights=private_weights(),
         layout=layout_of(model.config, model.dtype, block_tokens=block_tokens),
         config=config_digest(model.config),
-        producer=producer_of(model.config, model.dtype),
+        producer=producer_of(model.config.get_text_config(decoder=True), model.dtype),
         tenant=tenant,
         salt=salt,
     )
@@ -100,10 +133,22 @@ def config_digest(config: PreTrainedConfig) -> str:
     return sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def producer_of(config: PreTrainedConfig, dtype: torch.dtype) -> str:
-    """What computes the KV: engine, attention kernels, compute dtype."""
-    attention = config._attn_implementation
-    return f"transformers {attention} {str(dtype).removeprefix('torch.')}"
+def producer_of(text: PreTrainedConfig, dtype: torch.dtype) -> str:
+    """What computes the KV: engine, attention kernels, compute dtype.
+
+    ``text`` is the decoder's own configuration: a vision tower may run on other kernels.
+    """
+    return f"transformers {text._attn_implementation} {str(dtype).removeprefix('torch.')}"
+
+
+def _values(config: PreTrainedConfig) -> str:
+    """Every field of a configuration, and of those inside it."""
+    return repr(
+        {
+            name: _values(value) if isinstance(value, PreTrainedConfig) else value
+            for name, value in vars(config).items()
+        }
+    )
 
 
 def _refuse(config: PreTrainedConfig, text: PreTrainedConfig) -> None:

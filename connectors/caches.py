@@ -128,6 +128,11 @@ class KVCache(DynamicCache):
         Cache.__init__(self, layers=[_layer(memory.layout, lanes[n]) for n in sorted(lanes)])
         self.memory = memory
 
+    @property
+    def columns(self) -> int:
+        """Columns that every layer has; a forward pass that was broken off leaves them unequal."""
+        return min(self.get_seq_length(number) for number in range(len(self.layers)))
+
 
 def _lanes(memory: KVMemory, columns: int) -> dict[int, Lane]:
     """A lane for every layer, by the layer's number in the model."""

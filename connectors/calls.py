@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
-_POSITIONAL = tuple(inspect.signature(GenerationMixin.generate).parameters)[1:]
+_SIGNATURE = inspect.signature(GenerationMixin.generate)
 _HARMLESS = frozenset({
     "inputs", "input_ids", "attention_mask", "generation_config", "logits_processor",
     "stopping_criteria", "prefix_allowed_tokens_fn", "synced_gpus", "streamer",
@@ -23,6 +23,8 @@ _OTHER_MODES = (
     "assistant_early_exit", "constraints", "dola_layers", "force_words_ids", "is_assistant",
     "penalty_alpha", "prompt_lookup_num_tokens", "token_healing", "use_mtp",
 )  # fmt: skip
+_MEDIA = ("mm_encoder_outputs", "pixel_values")
+_OWN_CACHES = (None, "hybrid")  # what old Gemma models still ask for, and transformers ignores
 _OWN_HOOKS = "transformers.utils.output_capturing"
 _ROOM = 512  # tokens of an answer for which memory is set aside at once
 
@@ -41,6 +43,7 @@ class Reason(StrEnum):
     INNER = "hidden states or attentions of the whole prompt asked for"
     LEFT = "the engine kept KV elsewhere: another shape or dtype than its configuration says"
     MASK = "a mask that is not left padding"
+    MEDIA = "images, which the keys of tokens do not tell apart"
     MODE = "a generation mode that fills the cache in its own way"
     PROMPT_TUNING = "the model's inputs are prepared by somebody else (prompt tuning)"
     STORE = "the store cannot be asked"
@@ -60,8 +63,13 @@ class Call(NamedTuple):
 
 
 def named(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-    """Every argument of a call of ``generate`` by its name."""
-    return dict(zip(_POSITIONAL, args, strict=False)) | dict(kwargs)
+    """Every argument of a call of ``generate`` by its name.
+
+    Raises ``TypeError`` for what ``generate`` itself would not take.
+    """
+    bound = _SIGNATURE.bind(None, *args, **kwargs)
+    known = {**bound.arguments, **bound.kwargs}
+    return {name: value for name, value in known.items() if name not in ("self", "kwargs")}
 
 
 def read(model: PreTrainedModel, arguments: Mapping[str, object]) -> Call | Reason:
@@ -146,15 +154,24 @@ def _argument_reason(arguments: Mapping[str, object], settings: _Settings) -> Re
     known = _HARMLESS | set(vars(GenerationConfig()))  # type: ignore[no-untyped-call]
     against = {
         Reason.CACHE: arguments.get("past_key_values") is not None
-        or settings["cache_implementation"] is not None
+        or settings["cache_implementation"] not in _OWN_CACHES
         or settings["use_cache"] is False,
         Reason.MODE: own_modes != (None, None)
         or any(settings[name] for name in _OTHER_MODES)
         or settings.number("num_beam_groups", 1) > 1,
         Reason.INNER: settings["output_hidden_states"] or settings["output_attentions"],
-        Reason.ARGUMENT: any(v is not None and k not in known for k, v in arguments.items()),
+        Reason.MEDIA: any(arguments.get(name) is not None for name in _MEDIA),
+        Reason.ARGUMENT: any(
+            value is not None and name not in known and not _says_text(name, value)
+            for name, value in arguments.items()
+        ),
     }
     return next((reason for reason, is_so in against.items() if is_so), None)
+
+
+def _says_text(name: str, value: object) -> bool:
+    """Whether an argument only says, as Gemma's processor does, that every token is text."""
+    return name == "token_type_ids" and isinstance(value, torch.Tensor) and not value.any()
 
 
 def _mask(ids: torch.Tensor, mask: object, settings: _Settings) -> torch.Tensor | Reason | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..kvstore.errors import ArgumentError
 from .batches import common_column, restore, rows_of
 from .caches import KVCache
 from .calls import Call, Reason
@@ -73,21 +74,21 @@ class Restoration:
 
         ``sequences`` is ``[row, column]``, prompts and answers, as ``generate`` returns them.  Of a
         beam search only the prompts are saved.  Nothing is saved where the engine left the memory
-        that it was given, or where the weights have changed meanwhile.
+        that it was given, or where the weights have changed meanwhile.  Raises ``ArgumentError``
+        for sequences of other prompts.
         """
         reason = self._reason_against()
         if reason is not None:
             self._tally.leave(reason)
             return 0
-        table = sequences.cpu().numpy()
-        copies = self._call.copies
+        copies, is_beam = self._call.copies, self._call.is_beam
+        table = self._prompts() if is_beam else self._checked(sequences)
         saved = 0
-        for number, (row, loaded) in enumerate(zip(self._rows, self._loaded, strict=True)):
-            for copy in range(1 if self._call.is_beam else copies):
-                line = number * copies + copy
-                tokens = row.tokens if self._call.is_beam else self._computed(table[line], row.pad)
-                pages = MemoryPages(self._memory, line, first=row.pad)
-                saved += self._connector.save(tokens, pages, since=loaded)
+        for line in range(0, len(table), copies if is_beam else 1):
+            row, loaded = self._rows[line // copies], self._loaded[line // copies]
+            pages = MemoryPages(self._memory, line, first=row.pad)
+            tokens = self._computed(table[line], row.pad)
+            saved += self._connector.save(tokens, pages, since=loaded)
         self._tally.save(saved)
         return saved
 
@@ -100,9 +101,24 @@ class Restoration:
             return Reason.LEFT
         return None if self._is_current() else Reason.CHANGED
 
+    def _prompts(self) -> NDArray[np.int64]:
+        """The prompts as they lie in memory, ``[row, column]``."""
+        return np.repeat(self._call.ids.cpu().numpy(), self._call.copies, axis=0)
+
+    def _checked(self, sequences: torch.Tensor) -> NDArray[np.int64]:
+        """Sequences that begin with the prompts."""
+        table: NDArray[np.int64] = sequences.cpu().numpy()
+        prompts = self._prompts()
+        if table.ndim != 2 or not np.array_equal(table[:, : prompts.shape[1]], prompts):
+            raise ArgumentError(
+                "these sequences do not begin with the prompts that were restored; hand in prompts "
+                "and answers in one, row by row, as generate returns them"
+            )
+        return table
+
     def _computed(self, line: NDArray[np.int64], pad: int) -> NDArray[np.int64]:
-        """The tokens of a sequence that went through the model, up to the one that ended it."""
+        """The tokens of a sequence that went through all layers, up to the one that ended it."""
         prompt = self._call.ids.shape[1]
         ended = np.flatnonzero(np.isin(line[prompt:], self._call.ends))
         end = prompt + int(ended[0]) + 1 if len(ended) else len(line)
-        return line[pad : min(end, self.cache.get_seq_length())]
+        return line[pad : min(end, self.cache.columns)]

@@ -30,7 +30,7 @@ from ..kvstore.errors import ArgumentError, KVStrataError
 from ..kvstore.identity import Identity
 from ..kvstore.settings import Settings
 from ..kvstore.store import Store
-from .architecture import identity_of
+from .architecture import Description
 from .calls import Call, Reason, named, read
 from .connector import SpaceConnector
 from .memory import Shelf
@@ -66,12 +66,13 @@ def attach(
     """
     if _VERB in vars(model):
         raise ArgumentError("this model's generate is not its own any more; detach first")
-    identity = identity_of(model, tenant=tenant, salt=salt, block_tokens=block_tokens)
+    # before a store is opened, for the model may be refused
+    description = Description(model, tenant=tenant, salt=salt, block_tokens=block_tokens)
     opened = store if isinstance(store, Store) else _opened(store)
     return TransformersConnector(
         model,
         opened,
-        identity=identity,
+        description=description,
         weights=Weights(model, lambda: digest_of(model, weights)),
         closes_store=opened is not store,
     )
@@ -89,14 +90,14 @@ class TransformersConnector:
         model: PreTrainedModel,
         store: Store,
         *,
-        identity: Identity,
+        description: Description,
         weights: Weights,
         closes_store: bool = False,
     ) -> None:
         self.model = model
         self.store = store
         self.weights = weights
-        self._identity = identity
+        self._description = description
         self._closes_store = closes_store
         self._shelf = Shelf()
         self._tally = Tally()
@@ -106,7 +107,7 @@ class TransformersConnector:
     @property
     def identity(self) -> Identity:
         """Under which the next call saves; private until the weights are read."""
-        return replace(self._identity, weights=self.weights.current().digest)
+        return replace(self._description.identity(), weights=self.weights.current().digest)
 
     @property
     def counts(self) -> Counts:
@@ -119,7 +120,7 @@ class TransformersConnector:
         restored = self._restore(read(self.model, arguments))
         if isinstance(restored, Reason):
             return self.engine(**arguments)
-        output = self.engine(**arguments, past_key_values=restored.cache)
+        output = self.engine(**{**arguments, "past_key_values": restored.cache})
         if isinstance(output, torch.Tensor):
             restored.save(output)
             restored.release()
@@ -166,7 +167,7 @@ class TransformersConnector:
             return call
         known = self.weights.current()
         try:
-            space = self.store.space(replace(self._identity, weights=known.digest))
+            space = self.store.space(replace(self._description.identity(), weights=known.digest))
         except KVStrataError as exc:
             log.debug("no space: %s", exc)
             self._tally.bypass(Reason.STORE)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from transformers import BertConfig, GPT2Config, MambaConfig, PreTrainedConfig, T5Config
 
-from kvstrata.connectors.architecture import FAMILIES, config_digest, layout_of, producer_of
+from kvstrata.connectors.architecture import (
+    FAMILIES,
+    Description,
+    config_digest,
+    identity_of,
+    layout_of,
+    producer_of,
+)
 from kvstrata.kvstore.errors import LayoutError
 from kvstrata.kvstore.layout import Group
 from tests.connectors import tiny
@@ -124,3 +131,33 @@ def test_kernels_and_dtypes_are_told_apart() -> None:
     }
     assert len(names) == 4
     assert all(name.startswith("transformers ") for name in names)
+
+
+def test_the_kernels_of_the_text_count_and_not_those_of_the_eyes() -> None:
+    model = tiny.plain_model("gemma3")
+    before = identity_of(model)
+    model.set_attn_implementation({"vision_config": "eager"})
+    assert identity_of(model).producer == before.producer
+    model.set_attn_implementation({"text_config": "eager"})
+    assert identity_of(model).producer != before.producer
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_configuration_is_read_again_where_something_in_it_is_new(family: str) -> None:
+    model = tiny.plain_model(family)
+    description = Description(model, block_tokens=tiny.BLOCK)
+    first = description.identity()
+    assert description.identity() is first
+    model.config.get_text_config(decoder=True).rms_norm_eps = 0.1
+    assert description.identity().differences(first) == ("weights", "config")
+    model.bfloat16()
+    assert "producer" in description.identity().differences(first)
+
+
+def test_a_model_that_becomes_one_that_is_refused_is_refused() -> None:
+    model = tiny.plain_model("gemma3_text")
+    description = Description(model)
+    model.config.use_bidirectional_attention = True
+    for _ in range(2):
+        with pytest.raises(LayoutError, match="behind the current one"):
+            description.identity()

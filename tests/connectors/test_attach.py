@@ -6,7 +6,7 @@ from threading import Event, Thread
 import pytest
 import torch
 
-from kvstrata.connectors.architecture import identity_of
+from kvstrata.connectors.architecture import Description
 from kvstrata.connectors.transformers import TransformersConnector, attach
 from kvstrata.connectors.weights import Weights
 from kvstrata.kvstore.errors import ArgumentError, LayoutError, StoreClosedError
@@ -73,11 +73,11 @@ def test_what_is_saved_before_the_weights_are_known_stays_in_the_process(
     open_store: OpenStore,
 ) -> None:
     model, read = tiny.model(), Event()
-    identity = identity_of(model, block_tokens=BLOCK)
+    description = Description(model, block_tokens=BLOCK)
     weights = Weights(model, lambda: "a" * 64 if read.wait(60) else "")
     with (
         open_store() as store,
-        TransformersConnector(model, store, identity=identity, weights=weights) as connector,
+        TransformersConnector(model, store, description=description, weights=weights) as connector,
     ):
         answer(model.generate, IDS, tokens=1)
         answer(model.generate, IDS, tokens=1)
@@ -126,6 +126,34 @@ def test_new_weights_do_not_see_the_old_ones_kv(attached: Attach) -> None:
     assert connector.counts.reused_tokens == 0
     answer(model.generate, IDS)
     assert connector.counts.reused_tokens == 72
+
+
+def test_other_kernels_do_not_see_the_first_ones_kv(attached: Attach) -> None:
+    model = tiny.model()
+    connector = attached(model)
+    answer(model.generate, IDS, tokens=1)
+    model.set_attn_implementation("eager")
+    answer(model.generate, IDS, tokens=1)
+    assert connector.counts.reused_tokens == 0
+    answer(model.generate, IDS, tokens=1)
+    assert connector.counts.reused_tokens == 72
+
+
+def test_another_configuration_does_not_see_the_first_ones_kv(attached: Attach) -> None:
+    model = tiny.model()
+    connector = attached(model)
+    answer(model.generate, IDS, tokens=1)
+    model.config.rms_norm_eps = 0.1
+    answer(model.generate, IDS, tokens=1)
+    assert connector.counts.reused_tokens == 0
+
+
+def test_only_what_was_restored_can_be_saved(attached: Attach) -> None:
+    connector = attached(tiny.model())
+    restored = connector.restore(IDS)
+    other = answer(connector.engine, tiny.prompt(77, seed=1))
+    with pytest.raises(ArgumentError, match="do not begin"):
+        restored.save(other.sequences)
 
 
 def test_weights_that_change_while_the_model_runs_save_nothing(attached: Attach) -> None:

@@ -1,6 +1,6 @@
 """Batches of different prompts: what they reuse together, and that their answers stay the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from kvstrata.kvstore.plan import Plan
 from kvstrata.kvstore.store import Store
 from tests.connectors import tiny
 from tests.connectors.conftest import Attach
-from tests.connectors.tiny import BLOCK, PAD, Answer, answer, apart, computed
+from tests.connectors.tiny import BLOCK, PAD, WINDOWED, Answer, answer, apart, computed, said
 
 if TYPE_CHECKING:
     from tests.connectors.tiny import Model
@@ -46,26 +46,53 @@ def row(tokens: int, pad: int, *stored_blocks: int) -> Row:
     return Row(np.zeros(tokens, np.int64), pad, plan)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", *WINDOWED])
+@pytest.mark.parametrize("pad", [18, 19])  # with 18, the first row's window needs a block more
 def test_a_padded_batch_reuses_up_to_its_shortest_common_slot(
-    family: str, attached: Attach
+    family: str, pad: int, attached: Attach
 ) -> None:
     model = tiny.model(family)
     engine = model.generate
     connector = attached(model)
-    long, short = tiny.prompt(70)[0], tiny.prompt(51, seed=1)[0]
+    long, short = tiny.prompt(70)[0], tiny.prompt(70 - pad, seed=1)[0]
     for each in (long, short):
         answer(model.generate, each[None], tokens=1)
-    rows = [torch.cat([long[:64], short[:6]]), torch.cat([short[:40], long[:11]])]
+    rows = [torch.cat([long[:64], short[:6]]), torch.cat([short[:40], long[: 30 - pad]])]
     before = connector.counts.reused_tokens
     computed(model)
     warm = asked(model.generate, rows)
-    # 19 columns of padding and 40 tokens end the common slot; the first row has more
-    assert connector.counts.reused_tokens - before == (19 + 40) + 40
-    assert computed(model) == 2 * (70 - 59 + 5)
+    # the padding and 40 tokens end the common slot; the first row has more
+    assert connector.counts.reused_tokens - before == (pad + 40) + 40
+    assert computed(model) == 2 * (70 - (pad + 40) + 5)
     cold = asked(engine, rows)
     assert torch.equal(warm.sequences, cold.sequences)
     assert apart(warm, cold) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_beams": 3}, {"num_return_sequences": 3, "do_sample": True}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_several_answers_of_padded_rows_are_the_engines_own(
+    family: str, settings: Mapping[str, object], attached: Attach
+) -> None:
+    model = tiny.model(family)
+    connector = attached(model)
+    rows = [tiny.prompt(70)[0], tiny.prompt(51, seed=1)[0]]
+    for each in rows:
+        answer(model.generate, each[None], tokens=1)
+    ids, mask = padded(*rows)
+
+    def several(generate: Callable[..., object]) -> torch.Tensor:
+        torch.manual_seed(1)
+        return said(generate, ids, attention_mask=mask, max_new_tokens=20, **settings)
+
+    cold = several(connector.engine)
+    assert torch.equal(several(model.generate), cold)
+    assert connector.counts.reused_tokens == 64 + (64 - 19)
+    connector.store.audit()
 
 
 def test_text_is_found_again_whatever_its_padding(attached: Attach) -> None:

@@ -207,11 +207,35 @@ def test_what_restore_cannot_serve_is_an_error(attached: Attach) -> None:
 def test_positional_arguments_and_streamers_are_served(attached: Attach) -> None:
     model = tiny.model()
     connector = attached(model)
-    heard = Ear()
     config = GenerationConfig(max_new_tokens=3, do_sample=False)  # type: ignore[no-untyped-call]
-    spoken = model.generate(IDS[:1], config, streamer=heard)
-    assert heard.tokens == spoken[0].tolist()
+    for _ in range(2):
+        heard = Ear()
+        spoken = model.generate(IDS[:1], config, streamer=heard)
+        assert heard.tokens == spoken[0].tolist()
     assert connector.counts.bypassed == {}
+    assert connector.counts.reused_tokens == 39
+
+
+def test_a_cache_of_none_is_no_cache_of_the_callers(attached: Attach) -> None:
+    model = tiny.model()
+    connector = attached(model)
+    cold = said(connector.engine, IDS)
+    for _ in range(2):
+        assert torch.equal(said(model.generate, IDS, past_key_values=None), cold)
+    assert connector.counts.bypassed == {}
+    assert connector.counts.reused_tokens == 2 * 39
+
+
+def test_a_callers_cache_goes_on_where_it_was(attached: Attach) -> None:
+    model = tiny.model()
+    connector = attached(model)
+    caches = [DynamicCache(config=model.config) for _ in range(2)]
+    for cache in caches:
+        said(connector.engine, IDS[:, :30], past_key_values=cache)
+    cold = said(connector.engine, IDS, past_key_values=caches[0])
+    assert torch.equal(said(model.generate, IDS, past_key_values=caches[1]), cold)
+    assert connector.counts.bypassed == {Reason.CACHE: 1}
+    assert connector.store.stats().blocks == 0
 
 
 class Ear:

@@ -1,5 +1,7 @@
 """Blocks in and out of torch memory, bit for bit, in every dtype."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,26 @@ def test_a_block_may_be_restored_in_part(device: str) -> None:
     pages.scatter(Part(0, 0), [0, 1, 2], [block, block, block], (0, LAYERS))
     (filled,) = into.tensors[0][0, 0, 0, :, 0, 0].nonzero(as_tuple=True)
     assert filled.tolist() == list(range(2, 2 + BLOCK + 3))
+
+
+@pytest.mark.parametrize("verb", ["gather", "scatter"])
+def test_a_block_is_one_operation_however_many_layers_it_has(verb: str) -> None:
+    def operations(layers: int) -> int:
+        deep = Layout((Group(tuple(range(layers)), HEADS, DIM, "float32"),), block_tokens=BLOCK)
+        pages = MemoryPages(KVMemory(deep, 1, columns=8, device=CPU, shelf=Shelf()), 0)
+        data = [np.zeros(deep.frame_bytes(0, BLOCK), np.uint8)]
+        seen: list[str] = []
+        sys.setprofile(lambda _frame, event, _of: seen.append(event))
+        try:
+            if verb == "gather":
+                pages.gather(Part(0, 0), [1], data)
+            else:
+                pages.scatter(Part(0, 0), [1], data, (0, layers))
+        finally:
+            sys.setprofile(None)
+        return sum("call" in event for event in seen)
+
+    assert operations(64) == operations(2)
 
 
 def test_memory_grows_and_keeps_what_it_has() -> None:

@@ -8,13 +8,12 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils.generic import ModelOutput
-
-from kvstrata.connectors.architecture import FAMILIES
 
 BLOCK = 8
 WINDOW = 20
@@ -41,6 +40,14 @@ _EXPERTS = {
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
 }
+_EYES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 _OWN: Mapping[str, Mapping[str, object]] = {
     "gemma2": {"sliding_window": WINDOW, "layer_types": _MIXED},
     "gemma3_text": {"sliding_window": WINDOW, "layer_types": _MIXED},
@@ -50,8 +57,7 @@ _OWN: Mapping[str, Mapping[str, object]] = {
     "qwen2_moe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
 }
-TEXT_FAMILIES = sorted(FAMILIES - {"gemma3"})
-WINDOWED = ("gemma2", "gemma3_text", "mistral", "phi3")
+WINDOWED = ("gemma2", "gemma3", "gemma3_text", "mistral", "phi3")
 
 
 if TYPE_CHECKING:
@@ -90,7 +96,8 @@ class Counting(torch.nn.Module):
 def config(family: str, **own: object) -> PreTrainedConfig:
     """A small configuration of a family."""
     if family == "gemma3":
-        return Gemma3Config(text_config=config("gemma3_text").to_dict())
+        text = config("gemma3_text").to_dict()
+        return Gemma3Config(text_config=text, vision_config=_EYES, mm_tokens_per_image=4)
     make: Callable[..., PreTrainedConfig] = CONFIG_MAPPING[family]
     return make(**{**_COMMON, **_OWN.get(family, {}), **own})
 
@@ -98,14 +105,15 @@ def config(family: str, **own: object) -> PreTrainedConfig:
 def model(family: str = "llama", *, seed: int = 0, **own: object) -> "Model":
     """A model with random weights, which follow from the seed."""
     made = plain_model(family, seed=seed, **own)
-    made.model.embed_tokens = Counting(made.model.embed_tokens)
+    made.set_input_embeddings(Counting(made.get_input_embeddings()))
     return made
 
 
 def plain_model(family: str = "llama", *, seed: int = 0, **own: object) -> "Model":
     """The same, which counts nothing and can be saved."""
     torch.manual_seed(seed)
-    make: Callable[..., Model] = AutoModelForCausalLM.from_config
+    kind: Any = Gemma3ForConditionalGeneration if family == "gemma3" else None
+    make: Callable[..., Model] = kind or AutoModelForCausalLM.from_config
     made = make(config(family, **own))
     ends: Callable[..., GenerationConfig] = GenerationConfig
     made.generation_config = ends(eos_token_id=EOS, pad_token_id=PAD)
@@ -115,9 +123,10 @@ def plain_model(family: str = "llama", *, seed: int = 0, **own: object) -> "Mode
 
 def computed(model: "Model") -> int:
     """Tokens that went through the model since the last time that this was asked."""
-    counter = model.model.embed_tokens
+    counter = model.get_input_embeddings()
+    assert isinstance(counter, Counting)
     count, counter.computed = counter.computed, 0
-    return int(count)
+    return count
 
 
 def prompt(tokens: int, *, seed: int = 0, rows: int = 1) -> torch.Tensor:
@@ -136,13 +145,17 @@ def said(generate: Callable[..., object], *args: object, **settings: object) -> 
 
 
 def answer(
-    generate: Callable[..., object], ids: torch.Tensor, *, tokens: int = 12, **settings: object
+    generate: Callable[..., object],
+    input_ids: torch.Tensor,
+    *,
+    tokens: int = 12,
+    **settings: object,
 ) -> Answer:
     """A greedy answer of exactly so many tokens, with its logits."""
     output = generate(
-        ids,
+        input_ids,
         **{
-            "attention_mask": torch.ones_like(ids),
+            "attention_mask": torch.ones_like(input_ids),
             "max_new_tokens": tokens,
             "min_new_tokens": tokens,
             "do_sample": False,
