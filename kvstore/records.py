@@ -21,6 +21,7 @@ from .headers import (
     parse_rows,
     table_of,
 )
+from .keys import FRAME_ID_BYTES
 
 Batch = tuple[list[bytes], list[bytes]]
 """Frame ids, and the values of their records."""
@@ -209,7 +210,8 @@ def _ids(headers: NDArray[np.void]) -> NDArray[np.void]:
 def _are(fids: Sequence[bytes], headers: NDArray[np.void]) -> NDArray[np.bool_]:
     """Whether the headers are those of these frame ids."""
     expected = _ids(headers)
-    if b"".join(fids) == expected.tobytes():
+    are_whole = set(map(len, fids)) <= {FRAME_ID_BYTES}
+    if are_whole and b"".join(fids) == expected.tobytes():
         return np.ones(len(fids), np.bool_)
     same = (a == b for a, b in zip(fids, expected.view(FID).tolist(), strict=True))
     return np.fromiter(same, np.bool_, len(fids))

@@ -106,6 +106,15 @@ def test_a_record_that_does_not_check_out_is_a_stranger(name: str) -> None:
     assert reader.strangers == [BAD[name][0]]
 
 
+def test_frame_ids_that_were_cut_at_another_place_are_strangers() -> None:
+    """End to end they are the same bytes."""
+    (one, here), (two, there) = record(header(1), slot=1), record(header(2), slot=2)
+    cut = (one + two)[:33], (one + two)[33:]
+    found, reader = read([(cut[0], here), (cut[1], there)])
+    assert len(found) == 0
+    assert sorted(reader.strangers) == sorted(cut)
+
+
 def test_a_torn_record_is_a_stranger_wherever_it_is_torn() -> None:
     fid, value = record(header(1))
     for length in range(len(value)):
