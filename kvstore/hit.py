@@ -17,7 +17,7 @@ from ..compression.codec import Block
 from .errors import CodecError, FrameError
 from .fetch import Fetch
 from .files import Bytes
-from .frame import parse
+from .frame import Header
 from .index import DISK, HOST
 from .layout import EXACT, Layout, Part
 from .pages import Pages
@@ -107,12 +107,9 @@ class Hit:
         deadline = time.monotonic() + self._deadline_s
         if lease.fetch is not None and not self._arrived(lease.fetch, deadline):
             return {}
-        host = self._residency.host
-        pieces = host.pieces(lease.slot, lease.nbytes)
+        pieces = self._residency.host.pieces(lease.slot, lease.nbytes)
         try:
-            raw = host.header(lease.slot)
-            header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
-            return attachments_of(header, pieces)
+            return attachments_of(self._header(lease), pieces)
         except FrameError as error:
             self._residency.quarantine(lease.row, lease.generation, str(error))
             return {}
@@ -188,17 +185,22 @@ class Hit:
     def _bytes(self, part: Part, lease: Lease, layers: tuple[int, int]) -> Bytes:
         host = self._residency.host
         length = self._lengths[part]
-        if lease.is_plain if lease.fetch is None else lease.fetch.is_plain:
+        if (lease.fetch or lease).is_plain:
             if lease.nbytes < length:
                 raise FrameError(f"a base of at most {lease.nbytes} bytes where {length} belong")
             return joined(host.span(lease.slot, 0, length))
         pieces = host.pieces(lease.slot, lease.nbytes)
-        raw = host.header(lease.slot)
-        header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
+        header = self._header(lease)
         shape = self._layout.frame_shape(part.group, self._layout.block_tokens)
         block = Block(self._layout.groups[part.group], shape, np.empty(length, np.uint8))
         decode(header, pieces, block, layers=layers)
         return block.data
+
+    def _header(self, lease: Lease) -> Header:
+        host = self._residency.host
+        with self._residency.lock:  # the mover writes headers anew
+            header = host.leased_header(lease.slot)
+        return host.parse(header)
 
     def _shorten(self, bad: set[tuple[Part, int]]) -> None:
         parts = list(self._leases)

@@ -5,7 +5,8 @@ usable at once and touched in the background from the first page on, because a p
 touched by a copy costs ten times the copy.  The header slots make it self-describing: a process
 that is handed the descriptor of a dead one finds the frames in it (``scan``).
 
-Bookkeeping (``take``, ``give``, leases) belongs to the store's lock; copying and headers do not.
+Bookkeeping (``take``, ``give``, leases) and the headers of published frames belong to the store's
+lock, for they are written anew while they are read; copying payload does not.
 """
 
 import ctypes
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentError
+from .frame import MAGIC, Header, parse
 from .payload import cut
 from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, pages_for, slots_for
 from .superblock import Superblock
@@ -27,7 +29,7 @@ Bytes = NDArray[np.uint8]
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14; the mmap module has no name for it
 _TOUCH_BYTES = 8 << 20
-_WIPED = bytes(8)
+_WIPED = bytes(len(MAGIC))
 
 
 class HostTier:
@@ -83,13 +85,27 @@ class HostTier:
         start = (slot + 1) * SLOT_BYTES
         return self._bytes[start : start + SLOT_BYTES]
 
+    def leased_header(self, slot: int) -> bytes:
+        """A copy of the header of a place that somebody has leased, though it be wiped since.
+
+        Called with the store's lock held; for ``parse``, which needs no lock.
+        """
+        return MAGIC + self.header(slot)[len(_WIPED) :]
+
+    def parse(self, header: bytes | memoryview) -> Header:
+        """Read a header of this slab; raises FrameError."""
+        return parse(header, pages=self.slab.pages, slab=self.superblock.seed)
+
     def write_header(self, slot: int, header: bytes | bytearray) -> None:
         """Publish a frame to whoever may inherit the slab."""
         start = (slot + 1) * SLOT_BYTES
         self._bytes[start : start + len(header)] = header
 
     def give(self, slot: int) -> None:
-        """Take a place back; its header is wiped now, its pages are free with the last lease."""
+        """Take a place back; its header is wiped now, its pages are free with the last lease.
+
+        Until then whoever has a lease reads the header all the same: only its magic is gone.
+        """
         self.wipe(slot)
         self.slab.give(slot)
 

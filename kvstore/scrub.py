@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from .errors import FrameError, TierError
 from .files import Bytes, aligned
-from .frame import parse
 from .index import ABSENT, DISK, HOST
 from .payload import meta_of, sectors, verify_payload
 from .residency import Residency
@@ -86,25 +85,20 @@ class Scrub:
             if not residency.is_current(row, generation) or slot == ABSENT:
                 return
             host.slab.lease(slot)
+            raw = host.leased_header(slot)
         try:
-            header = parse(host.header(slot), pages=host.slab.pages, slab=host.superblock.seed)
+            header = host.parse(raw)
             pieces = host.pieces(slot, header.payload_bytes)
             if header.has_checksums:
                 verify_payload(header, pieces)
             meta_of(header, pieces)
             self._count(header.payload_bytes)
         except FrameError as error:
-            if self._is_there(row, generation):
-                self._damaged += 1
-                residency.quarantine(row, generation, str(error))
+            self._damaged += 1
+            residency.quarantine(row, generation, str(error))
         finally:
             with residency.lock.behind:
                 residency.release(row, slot)
-
-    def _is_there(self, row: int, generation: int) -> bool:
-        """Whether a row was not simply dropped, and its header wiped, while it was looked at."""
-        with self._residency.lock.behind:
-            return self._residency.is_current(row, generation)
 
     def _count(self, nbytes: int) -> None:
         self._frames += 1

@@ -1,6 +1,8 @@
 """Fixtures of the store's tests."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ def clock() -> Clock:
 def scene(tmp_path: Path, clock: Clock) -> Scene:
     """8 MiB of memory over 32 MiB of disk."""
     return Scene(tmp_path / "store", clock)
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns after every step, in the middle of everything."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
