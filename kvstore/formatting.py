@@ -34,11 +34,8 @@ class Formatting:
         stripe = self._residency.disk.stripes[number]
         if not stripe.is_new:
             return
-        try:
-            self._format_slots(stripe)
-            self._format_pages(stripe)
-        except TierError as error:
-            stripe.breaker.failure(str(error))
+        self._format_slots(stripe)
+        self._format_pages(stripe)
 
     def _format_slots(self, stripe: Stripe) -> None:
         with self._residency.lock.behind:
@@ -46,8 +43,10 @@ class Formatting:
         for start in range(slots.start, slots.stop, _SLOTS):
             part = range(start, min(start + _SLOTS, slots.stop))
             try:
-                if not self._stopped.is_set():
+                if not (self._stopped.is_set() or stripe.breaker.is_open):
                     stripe.write_headers(dict.fromkeys(part, b""))
+            except TierError as error:
+                stripe.breaker.failure(str(error))
             finally:
                 with self._residency.lock.behind:
                     stripe.slab.give_back_slots(part)
@@ -69,6 +68,8 @@ class Formatting:
                 return
         try:
             stripe.zero_pages(extent)
+        except TierError as error:
+            stripe.breaker.failure(str(error))
         finally:
             with self._residency.lock.behind:
                 stripe.slab.give_back(extent)
