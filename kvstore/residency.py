@@ -159,11 +159,13 @@ class Residency:
 
     def quarantine(self, row: int, generation: int, reason: str) -> None:
         """Forget a damaged block, so that nobody reads it again.  Takes the lock itself."""
-        _log.warning("a damaged block is forgotten: %s", reason)
         with self.lock:
-            if self.is_current(row, generation):
+            is_there = self.is_current(row, generation)
+            if is_there:
                 self.counters.quarantined += 1
                 self.remove(row, Reason.QUARANTINED)
+        if is_there:
+            _log.warning("a damaged block is forgotten: %s", reason)
 
     def release(self, row: int, slot: int) -> None:
         """End a lease on a host slot; a victim that was passed over for it is offered again."""
