@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import FrameError, TierError
 from .files import aligned
-from .frame import Header, parse
+from .frame import Header
 from .identity import Identity
 from .index import ABSENT, DISK, HOST, NONE
 from .keys import KeyKind
@@ -85,7 +85,7 @@ class Collection:
         with residency.lock:
             rows = [row for row in index.roots() if index.fid[row][-2:] == suffix]
             sources = [residency.header_source(row) for row in rows]
-        headers = (self._header(source) for source in sources)
+        headers = (self._header(source) for source in sources if source is not None)
         return [
             each.key
             for each in headers
@@ -96,7 +96,7 @@ class Collection:
         host, disk = self._residency.host, self._residency.disk
         try:
             if isinstance(source, bytes):
-                return parse(source, pages=host.slab.pages, slab=host.superblock.seed)
+                return host.parse(source)
             return disk.read_header(source)
         except (FrameError, TierError):
             return None
@@ -146,7 +146,9 @@ class Collection:
 
     def _copy(self, slot: int) -> Sealed:
         host = self._residency.host
-        header = parse(host.header(slot), pages=host.slab.pages, slab=host.superblock.seed)
+        with self._residency.lock:
+            raw = host.leased_header(slot)
+        header = host.parse(raw)
         pieces = host.pieces(slot, header.payload_bytes)
         copied = [np.concatenate(cut(pieces, 0, header.payload_bytes))]
         return Sealed(seal(header, copied), copied)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from . import keys
 from .errors import FrameError, TierError
-from .frame import Header, parse
+from .frame import Header
 from .ghosts import Ghost
 from .identity import Identity
 from .index import ABSENT, HOST, NONE
 from .layout import Part
 from .meta import parse_meta
-from .plan import Plan
+from .plan import Plan, State
 from .residency import Residency
 from .tier import Place
 
@@ -110,7 +110,7 @@ class Explaining:
         if block == len(plan.keys):
             cause = Cause.NONE if block * step == asked else Cause.SHORT
             return Explanation(plan.tokens, asked, cause)
-        missing = [p for n, p in enumerate(plan.parts) if plan.states[n, block] != 2]
+        missing = [p for n, p in enumerate(plan.parts) if plan.states[n, block] != State.READY]
         part = missing[0] if missing else plan.parts[0]
         found = (
             self._by_row(plan, block, part)
@@ -210,8 +210,8 @@ class Explaining:
             else:
                 rows = (row for row in index.roots() if index.fid[row][32:] == bytes(part))
             sources = [residency.header_source(row) for row in islice(rows, _NEIGHBOURS)]
-        for source in sources:
-            header = self._read(source)
+        headers = (self._read(source) for source in sources if source is not None)
+        for header in headers:
             if header is not None and header.root == identity.root[:16]:
                 tokens = parse_meta(header.inline[: header.segments[0].length]).tokens
                 yield np.frombuffer(tokens, "<u4")
@@ -220,10 +220,7 @@ class Explaining:
         """A header whose meta segment lies inline, from host memory or from its slot on disk."""
         host, disk = self._residency.host, self._residency.disk
         try:
-            if isinstance(source, bytes):
-                header = parse(source, pages=host.slab.pages, slab=host.superblock.seed)
-            else:
-                header = disk.read_header(source)
+            header = host.parse(source) if isinstance(source, bytes) else disk.read_header(source)
         except (FrameError, TierError):
             return None
         return header if header.segments[0].is_inline else None

@@ -137,10 +137,15 @@ class Residency:
         """Whether the row has a place on disk."""
         return self.index.place[DISK][row] != ABSENT
 
-    def header_source(self, row: int) -> bytes | Place:
-        """Where a row's header can be read: its bytes in host memory, or its place on disk."""
+    def header_source(self, row: int) -> bytes | Place | None:
+        """Where a row's header can be read: its bytes in host memory, or its place on disk.
+
+        None while it is PENDING.
+        """
         slot = self.index.place[HOST][row]
-        return bytes(self.host.header(slot)) if slot != ABSENT else self.disk_place(row)
+        if slot != ABSENT:
+            return bytes(self.host.header(slot))
+        return self.disk_place(row) if self.is_on_disk(row) else None
 
     def disk_place(self, row: int) -> Place:
         """Where a row is on disk."""

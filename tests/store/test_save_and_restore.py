@@ -1,11 +1,13 @@
 """What is saved comes back byte for byte: from memory, from disk, after a restart."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from kvstrata.kvstore.explain import Cause
 from kvstrata.kvstore.identity import private_weights
 from kvstrata.kvstore.layout import Group, Layout, Part
 from kvstrata.kvstore.store import Store
@@ -15,6 +17,7 @@ from tests.store.kit import (
     FULL,
     LAYOUTS,
     MIB,
+    Bytes,
     KeyedPages,
     Scene,
     content,
@@ -274,6 +277,26 @@ def test_what_is_private_never_reaches_the_disk(scene: Scene) -> None:
     for key in keys:
         assert content(key, Part(0, 0), FRAME_BYTES)[:64].tobytes() not in on_disk
     assert {frame.key for frame in slabs.frames(scene.dir)}.isdisjoint(keys)
+
+
+@pytest.mark.parametrize("disk", [0, 32 * MIB])
+def test_a_block_on_its_way_is_neither_explained_away_nor_collected(
+    scene: Scene, disk: int
+) -> None:
+    tokens = prompt(1, 1)
+    causes: list[Cause] = []
+    with replace(scene, disk=disk).open() as store:
+        space = store.space(identity())
+
+        class Curious(KeyedPages):
+            def gather(self, part: Part, blocks: Sequence[int], into: Sequence[Bytes]) -> None:
+                super().gather(part, blocks, into)
+                causes.extend(space.explain(each).cause for each in (tokens, prompt(2, 1)))
+                assert not list(store.collect(space.identity))
+
+        assert space.save(tokens, Curious(space, tokens)) == 1
+        assert causes == [Cause.PENDING, Cause.NOT_STORED]
+        assert len(list(store.collect(space.identity))) == 1
 
 
 def test_two_spaces_of_one_identity_are_one(scene: Scene) -> None:
