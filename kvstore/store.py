@@ -117,10 +117,9 @@ class Store:
         self._check_open()
         space = self._spaces.get(identity.root)
         if space is None:
-            space = Space(identity, self._shared)
-            self._spaces[identity.root] = space
             self._layouts[identity.root[:16]] = identity.layout
             self._remember(identity)
+            space = self._spaces.setdefault(identity.root, Space(identity, self._shared))
         return space
 
     def identities(self) -> list[Identity]:

@@ -1,15 +1,18 @@
 """What is saved comes back byte for byte: from memory, from disk, after a restart."""
 
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from kvstrata.kvstore.explain import Cause
-from kvstrata.kvstore.identity import private_weights
+from kvstrata.kvstore.identity import Identity, private_weights
 from kvstrata.kvstore.layout import Group, Layout, Part
+from kvstrata.kvstore.space import Space
 from kvstrata.kvstore.store import Store
 from tests.store import slabs
 from tests.store.kit import (
@@ -18,6 +21,7 @@ from tests.store.kit import (
     LAYOUTS,
     MIB,
     Bytes,
+    Crowd,
     KeyedPages,
     Scene,
     content,
@@ -297,6 +301,30 @@ def test_a_block_on_its_way_is_neither_explained_away_nor_collected(
         assert space.save(tokens, Curious(space, tokens)) == 1
         assert causes == [Cause.PENDING, Cause.NOT_STORED]
         assert len(list(store.collect(space.identity))) == 1
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_that_ask_at_once_get_one_space(scene: Scene) -> None:
+    identities = [identity(model=model) for model in range(1, 100)]
+    with scene.open() as store:
+        ready, answers = threading.Barrier(2), list[list[Space]]()
+        with Crowd() as crowd:
+            for _ in range(2):
+                crowd.start(partial(_ask, store, identities, ready, answers))
+        assert all(one is other for one, other in zip(*answers, strict=True))
+
+
+def _ask(
+    store: Store,
+    identities: Sequence[Identity],
+    ready: threading.Barrier,
+    answers: list[list[Space]],
+) -> None:
+    spaces = []
+    for each in identities:
+        ready.wait()
+        spaces.append(store.space(each))
+    answers.append(spaces)
 
 
 def test_two_spaces_of_one_identity_are_one(scene: Scene) -> None:
