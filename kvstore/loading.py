@@ -42,21 +42,20 @@ class Loading:
 
     def plan(self, keys: Sequence[bytes], asked_tokens: int) -> Plan:
         """What is stored of a chain of keys, at this moment."""
-        step, counters = self._layout.block_tokens, self._residency.counters
         with self._residency.lock:
-            find_all = self._residency.index.find_all
-            rows = [find_all([key + suffix for key in keys]) for suffix in map(bytes, self._parts)]
-            states = self._states(rows)
-            lengths = restorable(self._layout, self._parts, states == State.READY)
-            longest = lengths[-1] if lengths else 0
-            fidelity = self._fidelity(rows, longest)
+            return self._plan(keys, asked_tokens)
+
+    def match(self, keys: Sequence[bytes], asked_tokens: int) -> Plan:
+        """The same for an engine that has this prompt before it: asked for, and counted."""
+        counters = self._residency.counters
+        with self._residency.lock:
+            plan = self._plan(keys, asked_tokens)
             counters.matches += 1
             counters.asked_tokens += asked_tokens
-            counters.matched_tokens += longest * step
-            counters.gaps += longest < len(keys) and _has_gap(states == State.READY)
-        return Plan(
-            keys, self._parts, states, tuple(n * step for n in lengths), fidelity, asked_tokens
-        )
+            counters.matched_tokens += plan.tokens
+            is_short = plan.tokens < len(keys) * self._layout.block_tokens
+            counters.gaps += is_short and _has_gap(plan.states == State.READY)
+        return plan
 
     def hold(self, plan: Plan, at_most: int) -> Held:
         """Lease what the longest restorable length up to ``at_most`` tokens needs."""
@@ -75,6 +74,16 @@ class Loading:
                 wanted = [n for n in wanted if n <= lost]
             self._trim(leases, 0)
         return Held(leases, 0, fetches)
+
+    def _plan(self, keys: Sequence[bytes], asked_tokens: int) -> Plan:
+        step, find_all = self._layout.block_tokens, self._residency.index.find_all
+        rows = [find_all([key + suffix for key in keys]) for suffix in map(bytes, self._parts)]
+        states = self._states(rows)
+        lengths = restorable(self._layout, self._parts, states == State.READY)
+        fidelity = self._fidelity(rows, lengths[-1] if lengths else 0)
+        return Plan(
+            keys, self._parts, states, tuple(n * step for n in lengths), fidelity, asked_tokens
+        )
 
     def _lease(
         self, keys: Sequence[bytes], blocks: int, leases: Leases, fetches: list[Fetch]

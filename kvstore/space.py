@@ -24,7 +24,7 @@ from .hit import Hit
 from .identity import Identity
 from .index import NONE
 from .keys import Tokens, tenant_id
-from .layout import EXACT, Part
+from .layout import EXACT
 from .loading import Loading
 from .molds import Attachments, Batch, Terms
 from .mover import Mover
@@ -65,11 +65,7 @@ class Space:
         self._shared = shared
         self._residency = shared.residency
         self._mover = shared.mover
-        self._parts = tuple(
-            Part(group, shard)
-            for group in range(len(self.layout.groups))
-            for shard in range(self.layout.group_shards(group))
-        )
+        self._parts = self.layout.parts
         self._loading = Loading(shared.residency, shared.promotion, self.layout, self._parts)
         self._saving = Saving(self._residency, identity)
         self._held: dict[str, tuple[Hit, int]] = {}
@@ -80,7 +76,7 @@ class Space:
 
         Raises ArgumentError for tokens that are no uint32.
         """
-        return self._loading.plan(self._keys(tokens, extras), len(tokens))
+        return self._loading.match(self._keys(tokens, extras), len(tokens))
 
     def hold(self, plan: Plan, owner: str = "", *, at_most: int | None = None) -> Hit:
         """Lease what restoring the plan's longest length, up to ``at_most`` tokens, needs.
@@ -167,7 +163,8 @@ class Space:
 
     def prefetch(self, tokens: Tokens, *, extras: Extras = None) -> int:
         """Begin to bring a prompt's blocks into host memory; how many reads were started."""
-        held = self._loading.hold(self.match(tokens, extras=extras), _FOREVER)
+        plan = self._loading.plan(self._keys(tokens, extras), len(tokens))
+        held = self._loading.hold(plan, _FOREVER)
         if held.fetches:
             self._mover.load(held.fetches)
         with self._residency.lock:
@@ -179,9 +176,8 @@ class Space:
     def explain(self, tokens: Tokens, *, extras: Extras = None) -> Explanation:
         """Why no more of a prompt would be restored than ``match`` says."""
         packed = keys.uint32_tokens(tokens)
-        return self._shared.explaining.explain(
-            self.identity, self.match(packed, extras=extras), packed
-        )
+        plan = self._loading.plan(self._keys(packed, extras), len(packed))
+        return self._shared.explaining.explain(self.identity, plan, packed)
 
     def drop(
         self,

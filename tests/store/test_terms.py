@@ -256,6 +256,17 @@ def test_prefetch_brings_blocks_into_memory(scene: Scene) -> None:
         store.audit()
 
 
+def test_what_is_prefetched_or_explained_is_not_counted_as_matched(scene: Scene) -> None:
+    with scene.open() as store:
+        space = store.space(identity())
+        save(space, prompt(1, 2))
+        space.match(prompt(1, 2))
+        before = store.stats().counts
+        space.prefetch(prompt(1, 2))
+        space.explain(prompt(1, 2))
+        assert store.stats().counts == before
+
+
 def test_prefetch_of_what_is_not_stored_does_nothing(scene: Scene) -> None:
     with scene.open() as store:
         assert store.space(identity()).prefetch(prompt(1, 6)) == 0
