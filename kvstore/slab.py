@@ -82,15 +82,17 @@ class FreePages:
 
     def take_range(self, start: int, count: int) -> bool:
         """Take just these pages; False unless all of them are free."""
-        runs = self._length.items()
-        run = next((s for s, n in runs if s <= start and start + count <= s + n), None)
+        end = start + count
+        lengths = self._lengths[bisect_left(self._lengths, count) :]  # of fragments there are many
+        runs = ((run, n) for n in lengths for run in self._starts[n])
+        run = next((run for run, n in runs if run <= start and end <= run + n), None)
         if run is None:
             return False
-        end = run + self._remove(run)
+        run_end = run + self._remove(run)
         if run < start:
             self._add(run, start - run)
-        if start + count < end:
-            self._add(start + count, end - start - count)
+        if end < run_end:
+            self._add(end, run_end - end)
         return True
 
     def _take_run(self, count: int) -> Extent:

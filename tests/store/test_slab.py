@@ -75,6 +75,7 @@ class SlabMachine(RuleBasedStateMachine):
         self.taken: list[int] = []
         self.leases: list[int] = []
         self.given: set[int] = set()
+        self.borrowed: list[tuple[int, int]] = []
 
     @rule(nbytes=st.integers(1, 40 * PAGE_BYTES))
     def take(self, nbytes: int) -> None:
@@ -116,14 +117,29 @@ class SlabMachine(RuleBasedStateMachine):
             self.given.remove(slot)
             self.taken.remove(slot)
 
+    @rule(start=st.integers(0, 127), count=st.integers(1, 40))
+    def borrow(self, start: int, count: int) -> None:
+        runs = [run for slot in self.taken for run in self.slab.extents(slot)] + self.borrowed
+        is_free = start + count <= 128 and not any(
+            first < start + count and start < first + length for first, length in runs
+        )
+        assert self.slab.borrow((start, count)) == is_free
+        if is_free:
+            self.borrowed.append((start, count))
+
+    @precondition(lambda self: self.borrowed)
+    @rule(which=st.integers(0, 100))
+    def give_back(self, which: int) -> None:
+        self.slab.give_back(self.borrowed.pop(which % len(self.borrowed)))
+
     @invariant()
     def nothing_overlaps_and_nothing_leaks(self) -> None:
         self.slab.audit()
-        runs = sorted(run for slot in self.taken for run in self.slab.extents(slot))
+        taken = [run for slot in self.taken for run in self.slab.extents(slot)]
+        runs = sorted(taken + self.borrowed)
         assert all(start + count <= after for (start, count), (after, _) in pairwise(runs))
-        used = sum(count for _, count in runs)
-        assert self.slab.used_bytes == used * PAGE_BYTES
-        assert self.slab.free_bytes == (128 - used) * PAGE_BYTES
+        assert self.slab.used_bytes == sum(count for _, count in taken) * PAGE_BYTES
+        assert self.slab.free_bytes == (128 - sum(count for _, count in runs)) * PAGE_BYTES
         assert self.slab.used_slots == len(self.taken)
         assert self.slab.leased == len(set(self.leases))
         assert all(self.slab.is_leased(slot) for slot in self.leases)
