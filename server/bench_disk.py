@@ -4,6 +4,8 @@ What is read was not in memory: prompts are loaded in turn, and host memory hold
 All of it counts, match, read, headers and checksums verified, blocks handed over, but for the copy
 into the engine, which the rows of RAM measure; the notes say what becomes of the ratio with it.
 What is written goes into a slab that was written before, and counts when it is synced.
+The bare loop uses the very file of the store, for two files of one disk differ by up to 2; what it
+writes there is nobody's any more, and nothing is read of it.
 """
 
 import time
@@ -80,7 +82,7 @@ class _Prompts:
         self._saved += 1
         step = _SAVED_AT_ONCE * self.layout.block_tokens
         for start in range(0, self.tokens, step):
-            space.save(tokens[: start + step], self.pages, start=start)
+            space.save(tokens[: start + step], pages, start=start)
 
 
 def disk_get(scale: Scale, directory: Path) -> list[Figure]:
@@ -110,8 +112,10 @@ def disk_put(scale: Scale, directory: Path) -> list[Figure]:
             prompts = _Prompts(layout_of(nbytes), scale)
             settings = prompts.settings(directory / f"put-{nbytes}-{writers}", writers)
             prompts.fill(settings)
-            with Store(settings) as store, RawDisk(directory / "raw", threads=writers) as raw:
-                raw.format(prompts.count * prompts.bytes, prompts.array.reshape(-1))
+            with (
+                Store(settings) as store,
+                RawDisk(settings.dir / _PAGES_FILE, threads=writers) as raw,
+            ):
                 pairs = _writes(store, raw, prompts, NoPages(), rounds=scale.rounds)
                 whole = _writes(store, raw, prompts, prompts.pages, rounds=scale.rounds)
             name = f"disk put, {size_of(nbytes)}, {writers} deep / bare writes"
