@@ -57,7 +57,7 @@ class FaultyDisk:
     def __init__(self, only: str = "") -> None:
         self.counts: Counter[tuple[Operation, str, int]] = Counter()
         self.nbytes: Counter[tuple[Operation, str]] = Counter()
-        self._only = only
+        self.only = only
         self._directory: Path | None = None
         self._errors: dict[Operation, int] = {}
         self._gates: dict[Operation, tuple[Gate, Path | None]] = {}
@@ -88,7 +88,7 @@ class FaultyDisk:
         self._ends_at = offset
 
     def damage(self, damage: Damage) -> None:
-        """Let ``damage`` have its way with what was read."""
+        """Let ``damage`` have its way with what was read; it may raise TierError, too."""
         self._damage = damage
 
     def mend(self) -> None:
@@ -105,7 +105,7 @@ class FaultyDisk:
         end = offset + sum(piece.nbytes for piece in data)
         self.counts[operation, path.name, offset] += 1
         self.nbytes[operation, path.name] += end - offset
-        if self._only not in ("", path.name):
+        if self.only not in ("", path.name):
             return
         gate, directory = self._gates.get(operation, (None, None))
         if gate is not None and directory in (None, path.parent):
@@ -118,7 +118,7 @@ class FaultyDisk:
 
     def after_read(self, path: Path, offset: int, into: Sequence[Bytes]) -> None:
         """What happens to bytes that were read."""
-        if self._damage is not None and self._only in ("", path.name):
+        if self._damage is not None and self.only in ("", path.name):
             self._damage(path, offset, into)
 
 
