@@ -8,6 +8,7 @@ The bare loop uses the very file of the store, for two files of one disk differ 
 writes there is nobody's any more, and nothing is read of it.
 """
 
+import gc
 import time
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class _Prompts:
             for _ in range(self.count):
                 self.save(space, self.pages)
                 store.flush()
+        gc.collect()  # its memory goes now, not in the middle of a round
 
     def save(self, space: Space, pages: Pages) -> None:
         """Save the next one, a few blocks at a time, as an engine's prefill does."""
