@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from .lru import Lru
-from .policy import Policy
+from .policy import Facts, Policy
 
-POLICIES: dict[str, Callable[[], Policy]] = {
+POLICIES: dict[str, Callable[[Facts], Policy]] = {
     "lru": Lru,
 }

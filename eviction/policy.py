@@ -9,7 +9,7 @@ One thread at a time calls a policy: the store does, under its lock.
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,56 +26,31 @@ class Action(Enum):
     SHRINK = "shrink"  # it stays, in a smaller encoding
 
 
-class Record(NamedTuple):
-    """What a policy may weigh when a block becomes resident on a tier."""
-
-    block: int
-    key: bytes
-    parent: int  # ROOT, or a block resident on some tier
-    nbytes: int
-    tokens: int
-    group: int = 0
-    tenant: int = 0
-    fidelity: int = 255
-    expiry: float = 0.0  # seconds since the epoch, 0 for never
+Blocks = Sequence[int]
+"""Blocks by number, each once."""
+Many = NDArray[np.int32]
+"""Blocks by number, each once, where there may be a million of them."""
+Victim = tuple[int, Action]
+"""A block that leaves a tier, and how."""
+MayLeave = Callable[[int, Action], bool]
+"""Asked of a block before it is a victim: whether it may leave in this way."""
 
 
-class Records(Sequence[Record]):
-    """Records that are made when they are asked for: a store may start with a million of them.
+class Facts(NamedTuple):
+    """What the store knows of every block, side by side: one entry for each number there may be.
 
-    A policy that weighs nothing but parents takes the columns, int32 ``[n]``, and asks for none.
+    The store's own columns, to be read and not to be written.  A block's entries are in place
+    before it comes to a tier and stay until it has left the last one; of its parent it is known
+    that it is ``ROOT`` or a block that is resident on some tier.
     """
 
-    def __init__(
-        self,
-        blocks: NDArray[np.int32],
-        parents: NDArray[np.int32],
-        record: Callable[[int], Record],
-    ) -> None:
-        self.blocks = blocks
-        self.parents = parents
-        self._record = record  # of a block
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Records": ...
-
-    def __getitem__(self, index: int | slice) -> "Record | Records":
-        if isinstance(index, slice):
-            return Records(self.blocks[index], self.parents[index], self._record)
-        return self._record(int(self.blocks[index]))
-
-
-class Victim(NamedTuple):
-    """A block that should leave a tier, and how."""
-
-    block: int
-    action: Action
+    keys: NDArray[np.object_]  # bytes, of the frame; key[32] is the group
+    parents: NDArray[np.int32]
+    nbytes: tuple[NDArray[np.uint32], ...]  # by tier
+    tokens: NDArray[np.uint32]
+    tenants: NDArray[np.uint32]
+    fidelities: NDArray[np.uint8]
+    expiries: NDArray[np.float64]  # seconds since the epoch, 0 for never
 
 
 class Hint(NamedTuple):
@@ -87,18 +62,19 @@ class Hint(NamedTuple):
 
 
 class Policy(Protocol):
-    """Orders the blocks of each tier by who leaves next."""
+    """Orders the blocks of each tier by who leaves next; made with the facts that it weighs."""
 
-    def add(self, tier: int, records: Sequence[Record]) -> None:
+    def add(self, tier: int, blocks: Blocks | Many) -> None:
         """These blocks are resident on ``tier`` now, used now; parents come before their children.
 
-        They count as touched in this order.
+        They count as touched in this order.  A store that starts with a million of them hands them
+        over as an array, in one call.
         A parent may come in a later call than its child, and a block that is there already may
         come again: then it was replaced, which counts as a touch.
         """
         ...
 
-    def touch(self, blocks: Sequence[int]) -> None:
+    def touch(self, blocks: Blocks) -> None:
         """These blocks, root first, were used; or their last lease or pin ended.
 
         A use of a prefix touches all of it, in one call, whatever of it was saved before.
@@ -109,17 +85,17 @@ class Policy(Protocol):
         """Take what engines say of the future; a policy may ignore it."""
         ...
 
-    def forget(self, tier: int, blocks: Sequence[int]) -> None:
+    def forget(self, tier: int, blocks: Blocks) -> None:
         """These blocks left ``tier``; within one call in any order.  Absent ones do no harm."""
         ...
 
-    def victims(self, tier: int) -> Iterator[Victim]:
-        """Blocks of ``tier`` that may leave, best first, lazily.
+    def victims(self, tier: int, may_leave: MayLeave) -> Iterator[Victim]:
+        """Blocks that leave ``tier``, best first, lazily.
 
-        A block with a child on the same tier is never offered.  The store takes a victim by
-        calling ``forget`` before it asks for the next one; to ask without that is to pass over it
-        (it is leased, pinned), and then it is not offered again until it is touched.  To stop
-        asking is no verdict: the last one may be offered again.  The store may call every other
-        method while the iterator is open.
+        ``may_leave`` is asked before a block is given.  One that may not leave (it is leased,
+        pinned) is passed over and not asked about again until it is touched.  A block that is given
+        has left the tier, as if ``forget`` had been called, except to be shrunk: then it stays.
+        A block with a child on the same tier never leaves.  The store may call every other method
+        while the iterator is open.
         """
         ...

@@ -136,7 +136,7 @@ class Collection:
                 if is_on_disk:
                     residency.disk.release(place)
                 else:
-                    residency.release(row, generation, slot)
+                    residency.release(row, slot)
         return None
 
     def _from_disk(self, place: Place, fid: bytes, generation: int, nbytes: int) -> Sealed:

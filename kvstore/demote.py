@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ..compression.codec import Bytes, Codec
 from .errors import FrameError, TierError
 from .files import aligned
-from .frame import encode, parse
+from .frame import Header, encode, parse
 from .index import ABSENT, DISK, HOST
 from .layout import Layout
 from .payload import RAW, Sealed, compress, seal, sectors
@@ -28,10 +28,14 @@ from .tier import Place
 
 
 class _Job(NamedTuple):
-    """A row to be written: its host slot is leased, or where it is on disk already, that place."""
+    """A row to be written: its host slot is leased, or where it is on disk already, that place.
+
+    It is of ``generation`` until it is written, and then of ``next_generation``, mostly the same.
+    """
 
     row: int
     generation: int
+    next_generation: int
     slot: int
     nbytes: int
     tags: tuple[str, ...]
@@ -93,9 +97,13 @@ class Demotion:
         for job in jobs:
             self._busy.discard((job.row, job.generation))
             if job.place.slot == ABSENT:
-                self._residency.release(job.row, job.generation, job.slot)
+                self._residency.release(job.row, job.slot)
         outdated = self._residency.outdated
-        return [(j.row, j.generation) for j in jobs if j.place.slot == ABSENT and j.row in outdated]
+        return [
+            (job.row, job.next_generation)
+            for job in jobs
+            if job.place.slot == ABSENT and job.row in outdated
+        ]
 
     def _begin(self, row: int, generation: int) -> _Job | None:
         """Lease what is to be read or rewritten; None where there is nothing to be done."""
@@ -103,6 +111,7 @@ class Demotion:
         if not residency.is_current(row, generation) or (row, generation) in self._busy:
             return None
         is_outdated = row in residency.outdated
+        renewed = residency.generation_to_write(row) if is_outdated else generation
         residency.outdated.discard(row)
         place, slot = residency.disk_place(row), index.place[HOST][row]
         if place.slot != ABSENT and is_outdated:
@@ -113,7 +122,7 @@ class Demotion:
             return None
         self._busy.add((row, generation))
         tags, expiry = residency.marks.tags_of(row), index.expiry[row]
-        return _Job(row, generation, slot, index.nbytes[HOST][row], tags, expiry, place)
+        return _Job(row, generation, renewed, slot, index.nbytes[HOST][row], tags, expiry, place)
 
     def _pack(self, job: _Job, number: int) -> _Cargo | None:
         """Seal and encode a job's frame; None for one that only needs a new header, or is gone."""
@@ -124,7 +133,7 @@ class Demotion:
         try:
             pieces = host.pieces(job.slot, sectors(job.nbytes))
             header = parse(host.header(job.slot), pages=host.slab.pages, slab=host.superblock.seed)
-            sealed = Sealed(seal(restated(header, job.tags, job.expiry), pieces), pieces)
+            sealed = Sealed(seal(_restated(header, job), pieces), pieces)
             return _Cargo(job, sealed, self._compress(sealed, number))
         except FrameError:  # dropped since it was leased: the header is wiped
             return None
@@ -142,7 +151,10 @@ class Demotion:
         host.write_header(job.slot, encode(cargo.sealed.header, host.superblock.seed))
         if not self._disk.takes_writes:
             return None  # memory is all there is; its checksums are taken all the same
-        place = residency.take_disk(cargo.packed.header.payload_bytes)
+        room, nbytes = residency.room, cargo.packed.header.payload_bytes
+        place = room.take_disk(nbytes)
+        if place is None and room.give_up_worse(job.row):  # there is no room for both
+            place = room.take_disk(nbytes)
         if place is None:
             residency.counters.failed_writes += 1
         else:
@@ -155,6 +167,7 @@ class Demotion:
         self._disk.release(place)
         if not record or not self._is_wanted(cargo.job):
             return False
+        self._residency.index.generation[cargo.job.row] = cargo.job.next_generation
         self._residency.settle(cargo.job.row, place, header.payload_bytes)
         self._disk.remember(header.frame_id, record, cargo.job.tags)
         return True
@@ -179,11 +192,12 @@ class Demotion:
         """Write a leased place's header anew, with what was said of the block since."""
         residency, place = self._residency, job.place
         try:
-            header = restated(self._disk.read_header(place), job.tags, job.expiry)
+            header = _restated(self._disk.read_header(place), job)
             record = self._disk.write_header(place, header)
             with residency.lock.behind:
                 is_wanted = residency.is_current(job.row, job.generation)
                 if is_wanted:
+                    residency.index.generation[job.row] = job.next_generation
                     self._disk.remember(header.frame_id, record, job.tags)
             if not is_wanted:
                 self._disk.wipe(place)  # dropped meanwhile: it must leave no header behind
@@ -204,3 +218,8 @@ class Demotion:
         if number not in buffers or buffers[number].nbytes < nbytes:
             buffers[number] = aligned(sectors(nbytes))
         return buffers[number][:nbytes]
+
+
+def _restated(header: Header, job: _Job) -> Header:
+    renewed = header._replace(generation=job.next_generation)
+    return restated(renewed, job.tags, job.expiry)

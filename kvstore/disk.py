@@ -200,7 +200,8 @@ class DiskTier:
 def believed(stripe: Stripe, slot: bytes, fid: bytes, generation: int) -> Header:
     """What a header slot says; FrameError unless it speaks of this frame of this generation."""
     header = parse(slot, pages=stripe.slab.pages, slab=stripe.superblock.seed)
-    if header.frame_id != fid or header.generation != generation:
+    # a newer generation in a place that is leased only says more of the same frame
+    if header.frame_id != fid or header.generation < generation:
         raise FrameError("the slot holds another frame by now")
     return header
 

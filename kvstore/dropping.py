@@ -1,6 +1,6 @@
 """DROP: take blocks away for good, and say so only when nothing can bring them back.
 
-    under the lock      the rows leave the index; their disk places stay leased
+    under the lock      the rows leave the index, some at a time; their disk places stay leased
     without             tombstones, durable; headers overwritten, durable; the index synced
     under the lock      the places are free
 
@@ -9,7 +9,7 @@ stripe serves again.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ from .residency import Residency
 from .stripe import Stripe
 from .tier import Place
 from .tombstones import Tombstone
+
+_AT_ONCE = 64  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,14 @@ class Dropping:
         residency = self._residency
         with self._one_at_a_time:
             with residency.lock:
-                generation = residency.generation
+                generation = residency.buried_up_to = residency.generation
                 named = rows()
                 keys = [residency.index.fid[row][:KEY_BYTES] for row in named]
-                debris, count = self._remove(named)
+                doomed = self._doomed(named)
+            debris, count = _Debris([], []), 0
+            for some in _pieces(doomed):
+                with residency.lock.behind:
+                    count += self._remove(some, debris)
             unreachable = {n for n, s in enumerate(residency.disk.stripes) if s.breaker.is_open}
             if residency.disk.stripes:
                 self._drops.add(subjects(generation, keys), unreachable)
@@ -111,24 +117,38 @@ class Dropping:
                 for place in owed:
                     disk.release(place)
 
-    def _remove(self, rows: Sequence[int]) -> tuple[_Debris, int]:
-        residency, index = self._residency, self._residency.index
-        debris, count = _Debris([], []), 0
-        for row in rows:
-            if not index.fid[row]:
-                continue  # went with its parent
-            for each in index.subtree(row):
-                if index.place[HOST][each] != ABSENT:
-                    slot = index.place[HOST][each]
-                    residency.host.slab.lease(slot)
-                    debris.slots.append((slot, index.nbytes[HOST][each]))
-                if index.place[DISK][each] != ABSENT:
-                    place = residency.disk_place(each)
-                    residency.disk.lease(place)
-                    debris.places.append((place, index.nbytes[DISK][each]))
-            count += len(residency.remove(row, Reason.DROPPED))
+    def _doomed(self, named: Sequence[int]) -> list[tuple[int, bytes]]:
+        """These rows and all that hangs from them, with their frame ids, heads first."""
+        index, found = self._residency.index, dict[int, bytes]()
+        todo = list(named)
+        while todo:
+            row = todo.pop()
+            if row not in found:
+                found[row] = index.fid[row]
+                todo.extend(index.children(row))
+        return list(found.items())
+
+    def _remove(self, doomed: Sequence[tuple[int, bytes]], debris: _Debris) -> int:
+        """Take some rows away, with what came to hang from them meanwhile; how many went."""
+        residency, count = self._residency, 0
+        for row, fid in doomed:
+            if residency.index.fid[row] == fid:
+                for each in residency.index.subtree(row):
+                    self._lease(each, debris)
+                count += len(residency.remove(row, Reason.DROPPED))
         residency.counters.dropped += count
-        return debris, count
+        return count
+
+    def _lease(self, row: int, debris: _Debris) -> None:
+        """Keep a row's places until they are wiped."""
+        residency, index = self._residency, self._residency.index
+        if index.place[HOST][row] != ABSENT:
+            slot = index.place[HOST][row]
+            residency.host.slab.lease(slot)
+            debris.slots.append((slot, index.nbytes[HOST][row]))
+        for place, nbytes in residency.disk_copies(row):
+            residency.disk.lease(place)
+            debris.places.append((place, nbytes))
 
     def _wipe(self, debris: _Debris, unreachable: set[int], *, overwrite: bool) -> int:
         """Overwrite headers, and payload where asked; payload bytes that were overwritten."""
@@ -170,6 +190,12 @@ class Dropping:
                 self._owed.setdefault(place.stripe, []).append(place)
             else:
                 self._residency.disk.release(place)
+
+
+def _pieces(doomed: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Tails first, so that little hangs from each row; as many as an engine may wait for."""
+    for end in range(len(doomed), 0, -_AT_ONCE):
+        yield doomed[max(0, end - _AT_ONCE) : end][::-1]
 
 
 def _wipe_stripe(stripe: Stripe, here: list[tuple[int, int]], *, overwrite: bool) -> int:

@@ -1,10 +1,10 @@
 """Why blocks left: a bounded memory of frame ids that were once stored.
 
-Beyond the horizon, the time of the oldest record that was pushed out, nothing is known: a block
+Beyond the horizon, the time of the newest record that was forgotten, nothing is known: a block
 that is not here may never have been stored or may have left before.
 """
 
-from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -29,27 +29,33 @@ class Ghost(NamedTuple):
 
 
 class Ghosts:
-    """The last ``limit`` blocks that left; one thread at a time (the store's lock)."""
+    """The last blocks that left: ``limit`` of them at most, and half as many at least.
+
+    They are kept as two halves, and the older half is forgotten as a whole.  One thread at a time
+    (the store's lock).
+    """
 
     def __init__(self, limit: int, *, since: float) -> None:
-        self._limit = limit
-        self._order: deque[bytes] = deque()
-        self._ghosts: dict[bytes, Ghost] = {}
+        self._half = limit // 2
+        self._newer: dict[bytes, Ghost] = {}
+        self._older: dict[bytes, Ghost] = {}
+        self._newest = self._newest_of_older = since
         self.horizon = since  # 0: from the store's beginning
 
-    def add(self, fid: bytes, ghost: Ghost) -> None:
-        """Remember why a block left."""
-        if fid not in self._ghosts:
-            self._order.append(fid)
-        self._ghosts[fid] = ghost
-        while len(self._order) > self._limit:
-            oldest = self._ghosts.pop(self._order.popleft(), None)
-            if oldest is not None:
-                self.horizon = max(self.horizon, oldest.when)
+    def add(self, fids: Sequence[bytes], ghost: Ghost) -> None:
+        """Remember why these blocks left."""
+        if len(self._newer) + len(fids) > self._half:
+            self.horizon = max(self.horizon, self._newest_of_older)
+            self._older, self._newer = self._newer, {}
+            self._newest_of_older = self._newest
+        if len(fids) > self._half:
+            self.horizon = ghost.when  # too many at once: the rest is forgotten already
+        self._newer.update(dict.fromkeys(fids[: self._half], ghost))
+        self._newest = ghost.when
 
     def find(self, fid: bytes) -> Ghost | None:
         """What is remembered of a block."""
-        return self._ghosts.get(fid)
+        return self._newer.get(fid) or self._older.get(fid)
 
     def __len__(self) -> int:
-        return len(self._ghosts)
+        return len(self._newer) + len(self._older)

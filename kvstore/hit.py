@@ -20,7 +20,7 @@ from .frame import parse
 from .index import DISK, HOST
 from .layout import EXACT, Layout, Part
 from .pages import Pages
-from .payload import attachments_of, cut, decode, joined
+from .payload import attachments_of, decode, joined
 from .plan import needed, restorable
 from .promotion import Promotion
 from .residency import Residency
@@ -64,7 +64,7 @@ class Hit:
         self._residency = residency
         self._promotion = promotion
         self._layout = layout
-        self._leases = dict(leases)
+        self._leases = leases
         self._blocks = blocks
         self._deadline_s = deadline_s
         self._is_last = is_last
@@ -103,7 +103,8 @@ class Hit:
     def attachments(self, block: int, part: Part = _FIRST) -> dict[str, Bytes]:
         """What was saved beside a block, by name; empty where it was lost.  Copies."""
         lease = self._leases[part, block]
-        if not self._arrived(lease, time.monotonic() + self._deadline_s):
+        deadline = time.monotonic() + self._deadline_s
+        if lease.fetch is not None and not self._arrived(lease.fetch, deadline):
             return {}
         host = self._residency.host
         pieces = host.pieces(lease.slot, lease.nbytes)
@@ -120,9 +121,8 @@ class Hit:
         if not self._is_closed and self._is_last():
             self._is_closed = True
             with self._residency.lock:
-                release = self._residency.release
-                for lease in self._leases.values():
-                    release(lease.row, lease.generation, lease.slot)
+                leases = self._leases.values()
+                self._residency.release_all([n.row for n in leases], [n.slot for n in leases])
 
     def __enter__(self) -> Self:
         return self
@@ -142,21 +142,18 @@ class Hit:
         batch: list[tuple[int, Lease]] = []
         for block in needed(self._layout, part, self._blocks):
             lease = self._leases[part, block]
-            is_here = lease.fetch is None or lease.fetch.is_done
-            if batch and (not is_here or len(batch) == _BATCH):
+            fetch = lease.fetch
+            if len(batch) == _BATCH or (batch and fetch is not None and not fetch.is_done):
                 yield batch
                 batch = []
-            if self._arrived(lease, deadline):
+            if fetch is None or self._arrived(fetch, deadline):
                 batch.append((block, lease))
             else:
                 bad.add((part, block))
         if batch:
             yield batch
 
-    def _arrived(self, lease: Lease, deadline: float) -> bool:
-        fetch = lease.fetch
-        if fetch is None:
-            return True
+    def _arrived(self, fetch: Fetch, deadline: float) -> bool:
         if fetch.wait(max(0.0, deadline - time.monotonic())):
             return fetch.is_good
         with self._residency.lock:
@@ -186,13 +183,11 @@ class Hit:
     def _bytes(self, part: Part, lease: Lease, layers: tuple[int, int]) -> Bytes:
         host = self._residency.host
         length = self._lengths[part]
-        pieces = host.pieces(lease.slot, lease.nbytes)
         if lease.is_plain if lease.fetch is None else lease.fetch.is_plain:
-            if lease.nbytes == length and len(pieces) == 1:
-                return pieces[0]
             if lease.nbytes < length:
                 raise FrameError(f"a base of at most {lease.nbytes} bytes where {length} belong")
-            return joined(cut(pieces, 0, length))
+            return joined(host.span(lease.slot, 0, length))
+        pieces = host.pieces(lease.slot, lease.nbytes)
         raw = host.header(lease.slot)
         header = parse(raw, pages=host.slab.pages, slab=host.superblock.seed)
         shape = self._layout.frame_shape(part.group, self._layout.block_tokens)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentError
+from .payload import cut
 from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, pages_for, slots_for
 from .superblock import Superblock
 
@@ -69,6 +70,13 @@ class HostTier:
             if nbytes <= 0:
                 break
         return views
+
+    def span(self, slot: int, offset: int, length: int) -> list[Bytes]:
+        """Views of so many bytes of a place from ``offset`` on, one for each run of pages."""
+        if self.slab.is_scattered(slot):
+            return cut(self.pieces(slot, offset + length), offset, length)
+        start = self._pages_at + self.slab.first[slot] * PAGE_BYTES + offset
+        return [self.memory[start : start + length]]
 
     def header(self, slot: int) -> memoryview:
         """The header slot of a place."""

@@ -127,7 +127,7 @@ class Loading:
             return
         for part, block in [which for which in leases if which[1] not in reach[which[0]]]:
             lease = leases.pop((part, block))
-            self._residency.release(lease.row, lease.generation, lease.slot)
+            self._residency.release(lease.row, lease.slot)
 
     def _touch(self, leases: dict[tuple[Part, int], Lease]) -> None:
         by_block = sorted(leases, key=lambda which: which[1])

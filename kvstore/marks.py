@@ -1,44 +1,26 @@
-"""What users said of blocks: pins, tags, and when they end.
+"""What users said of blocks: pins and tags.
 
 Kept apart from the index's columns because few blocks have any.  One thread at a time (the store's
 lock).
 """
 
-from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush
-
-Due = tuple[float, int, int]
-"""When, row, generation."""
+from collections.abc import Iterable
 
 
 class Marks:
-    """Pins, tags and due times by row."""
+    """Pins and tags by row."""
 
     def __init__(self) -> None:
         self.pins: dict[int, float] = {}  # row -> until when
         self._tags: dict[int, tuple[str, ...]] = {}
         self._rows: dict[str, set[int]] = {}
-        self._due: list[Due] = []
 
-    def pin(self, row: int, generation: int, until: float) -> None:
+    def __contains__(self, row: object) -> bool:
+        return row in self.pins or row in self._tags
+
+    def pin(self, row: int, until: float) -> None:
         """Keep a row until then, or longer where it is pinned for longer."""
         self.pins[row] = max(until, self.pins.get(row, 0.0))
-        heappush(self._due, (until, row, generation))
-
-    def remind(self, row: int, generation: int, when: float) -> None:
-        """Let ``due`` name the row then."""
-        heappush(self._due, (when, row, generation))
-
-    def remind_all(self, dues: Iterable[Due]) -> None:
-        """Let ``due`` name many rows, each when its time comes."""
-        self._due.extend(dues)
-        heapify(self._due)
-
-    def due(self, now: float) -> Iterator[tuple[int, int]]:
-        """Rows and generations whose pin or life may have ended, each once."""
-        while self._due and self._due[0][0] <= now:
-            _, row, generation = heappop(self._due)
-            yield row, generation
 
     def tag(self, row: int, tags: Iterable[str]) -> bool:
         """Add tags to a row; whether it had not all of them."""

@@ -1,8 +1,8 @@
-"""How the frames of one save are laid out: blocks that are alike share a mold.
+"""How the frames of a save are laid out: blocks that are alike share a mold.
 
 Of a save's blocks nearly all differ only in key, tokens and place, so what a frame's header says is
-worked out once for each part and stamped for each block (``stamp.py``).  Blocks with extras, with
-attachments, or in several runs of pages are laid out one by one.
+worked out once for all saves on the same terms, and stamped for each block (``stamp.py``).  A block
+with extras or attachments has a mold of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,20 @@ import numpy as np
 
 from ..compression.codec import ATTACHMENT, BASE
 from .files import Bytes
-from .frame import Header, arrange, encode
+from .frame import Header, arrange
 from .host import HostTier
 from .identity import Identity
-from .keys import KeyKind, tenant_id
+from .keys import FRAME_ID_BYTES, KeyKind, tenant_id
 from .layout import EXACT, Part
 from .meta import Meta, encode_meta
-from .parcel import Parcel
 from .payload import RAW, cut
 from .segments import SegmentEntry
-from .stamp import Imprint, Stamp
+from .stamp import Stamp
 
 Attachments = Mapping[str, Sequence[Bytes]]
 """By name, one array of uint8 for each block from the first that is saved."""
+
+_KEPT = 64  # molds that are kept between saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,119 +41,113 @@ class Terms:
 
 
 class Batch(NamedTuple):
-    """A prompt's full blocks: keys, and what they were computed from."""
+    """What one save is given: a prompt's full blocks, what their keys were computed from, terms."""
 
     keys: Sequence[bytes]
-    tokens: memoryview  # all tokens, packed as uint32-LE
+    tokens: bytes  # all of them, packed as uint32-LE
     extras: Mapping[int, bytes]
     first: int  # block number from which on the engine has KV
+    terms: Terms
 
 
-class Mold(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Mold:
     """What the frames of alike blocks have in common."""
 
     part: Part
     pattern: Header  # of any of them
-    stamp: Stamp | None  # None where the meta segment lies in the payload
-    nbytes: int
     base: SegmentEntry
+    nbytes: int  # of the payload
+    meta: tuple[bytes, bytes]  # what stands before and behind the tokens in the meta segment
+    stamps: dict[int, Stamp] = field(default_factory=dict)  # by number of runs of pages
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the payload begins with the base."""
+        return self.base.offset == 0
+
+
+Incoming = tuple[int, Mold, int, int, int]
+"""A frame on its way in: block, mold, row, the generation that it will have, host slot."""
 
 
 class Molds:
-    """Lays out the frames of one save.  One thread has it."""
+    """Lays out the frames of one space.  Any thread may call."""
 
-    def __init__(self, identity: Identity, batch: Batch, terms: Terms, host: HostTier) -> None:
+    def __init__(self, identity: Identity, host: HostTier) -> None:
+        self.parts = identity.layout.parts
         self._layout = identity.layout
         self._root = identity.root
         self._tenant = tenant_id(identity.tenant)
-        self._batch = batch
-        self._terms = terms
         self._host = host
         self._step = 4 * identity.layout.block_tokens
-        self._shared: dict[Part, Mold] = {}
-        plain = encode_meta(
-            Meta(bytes(self._step), tags=terms.tags, names=tuple(terms.attachments))
-        )
-        self._meta_head, self._meta_tail = plain[:4], plain[4 + self._step :]
+        self._kept: dict[tuple[Part, int, tuple[str, ...]], Mold] = {}
 
-    def mold(self, part: Part, block: int) -> Mold:
-        """The mold of a block's frame."""
-        if self._terms.attachments or block in self._batch.extras:
-            return self._make(part, block)
-        mold = self._shared.get(part)
+    def shared(self, part: Part, terms: Terms) -> Mold:
+        """The mold of all blocks with nothing of their own, kept from save to save."""
+        which = part, terms.fidelity, terms.tags
+        mold = self._kept.get(which)
         if mold is None:
-            mold = self._shared[part] = self._make(part, block)
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            mold = self._kept[which] = self._make(part, terms, b"", [])
         return mold
 
-    def base_pieces(self, mold: Mold, parcel: Parcel) -> list[Bytes]:
-        """Where a frame's base is to be written."""
-        pieces = self._host.pieces(parcel.slot, parcel.nbytes)
-        if len(pieces) == 1 and mold.base.length == parcel.nbytes:
-            return pieces
-        return cut(pieces, mold.base.offset, mold.base.length)
+    def own(self, part: Part, batch: Batch, block: int) -> Mold:
+        """The mold of a block with extras or attachments."""
+        arrays = [each[block - batch.first] for each in batch.terms.attachments.values()]
+        return self._make(part, batch.terms, batch.extras.get(block, b""), arrays)
 
-    def finish(self, mold: Mold, block: int, parcel: Parcel) -> None:
-        """Write what stands beside the base: long meta segment, attachments, header."""
-        extents = self._host.slab.extents(parcel.slot)
-        meta = self._meta(block)
-        if mold.base.length != parcel.nbytes:
-            self._write_rest(mold, block, parcel, meta)
-        key = self._batch.keys[block]
-        parent = self._batch.keys[block - 1] if block else self._root
-        position = block * self._layout.block_tokens
-        if mold.stamp is not None and len(extents) == 1:
-            fid = key + bytes(mold.part)
-            header = mold.stamp.press(
-                Imprint(fid, parent, position, parcel.generation, extents[0], meta)
-            )
-        else:
-            segments, inline = arrange(key + bytes(mold.part), meta, mold.pattern.segments[1:])
-            full = mold.pattern._replace(
-                key=key, parent=parent, position=position, generation=parcel.generation,
-                segments=segments, inline=inline, extents=extents,
-            )  # fmt: skip
-            header = bytearray(encode(full, self._host.superblock.seed))
-        self._host.write_header(parcel.slot, header)
+    def finish(self, frames: Sequence[Incoming], batch: Batch) -> None:
+        """Write what stands beside the bases: long meta segments, attachments, headers."""
+        host, keys, step = self._host, batch.keys, self._step
+        tokens, life = batch.tokens, (batch.terms.expiry, batch.terms.saved)
+        for block, mold, _, generation, slot in frames:
+            if mold.base.length != mold.nbytes:
+                self._write_rest(mold, block, slot, batch)
+            parent = keys[block - 1] if block else self._root
+            position = block * self._layout.block_tokens
+            packed = tokens[block * step : (block + 1) * step]
+            extents = host.slab.extents(slot)
+            stamp = mold.stamps.get(len(extents)) or self._stamp(mold, len(extents))
+            imprint = keys[block], parent, position, generation, packed
+            host.write_header(slot, stamp.press(imprint, extents, life))
 
-    def _make(self, part: Part, block: int) -> Mold:
-        meta, key = self._meta(block), self._batch.keys[block]
-        segments, inline = arrange(key + bytes(part), meta, self._segments(part, block))
+    def _make(self, part: Part, terms: Terms, extras: bytes, attached: Sequence[Bytes]) -> Mold:
+        names = tuple(terms.attachments) if attached else ()
+        meta = encode_meta(Meta(bytes(self._step), extras, terms.tags, names))
+        rows = self._segments(part, attached)
+        segments, inline = arrange(bytes(FRAME_ID_BYTES), meta, rows)
         pattern = Header(
-            key, key, self._root[:16], self._tenant, part.group, part.shard,
-            self._layout.group_shards(part.group), self._terms.fidelity, KeyKind.BLOCK,
-            self._layout.block_tokens, 0, 0, self._terms.expiry, self._terms.saved,
-            segments, ((0, 1),), inline,
+            bytes(32), bytes(32), self._root[:16], self._tenant, part.group, part.shard,
+            self._layout.group_shards(part.group), terms.fidelity, KeyKind.BLOCK,
+            self._layout.block_tokens, 0, 0, 0.0, 0.0, segments, (), inline,
         )  # fmt: skip
-        stamp = Stamp(pattern, self._host.superblock.seed) if inline else None
         base = next(s for s in segments if s.kind == BASE)
-        return Mold(part, pattern, stamp, pattern.payload_bytes, base)
+        around = meta[:4], meta[4 + self._step :]
+        return Mold(part, pattern, base, pattern.payload_bytes, around)
 
-    def _segments(self, part: Part, block: int) -> list[SegmentEntry]:
+    def _segments(self, part: Part, attached: Sequence[Bytes]) -> list[SegmentEntry]:
         layers = len(self._layout.groups[part.group].layers)
         length = self._layout.frame_bytes(part.group, self._layout.block_tokens)
         base = SegmentEntry(BASE, 0, RAW, 0, layers, 0, EXACT, 0, length)
-        return [base] + [
-            SegmentEntry(
-                ATTACHMENT, length=arrays[block - self._batch.first].nbytes, fidelity=EXACT
-            )
-            for arrays in self._terms.attachments.values()
+        return [
+            base,
+            *(SegmentEntry(ATTACHMENT, length=a.nbytes, fidelity=EXACT) for a in attached),
         ]
 
-    def _meta(self, block: int) -> bytes:
-        tokens = self._batch.tokens[block * self._step : (block + 1) * self._step]
-        extras = self._batch.extras.get(block)
-        if extras is None:
-            return b"".join((self._meta_head, tokens, self._meta_tail))
-        names = tuple(self._terms.attachments)
-        return encode_meta(Meta(bytes(tokens), extras, self._terms.tags, names))
+    def _stamp(self, mold: Mold, runs: int) -> Stamp:
+        pattern = mold.pattern._replace(extents=((0, 1),) * runs)
+        stamp = mold.stamps[runs] = Stamp(pattern, mold.meta, self._host.superblock.seed)
+        return stamp
 
-    def _write_rest(self, mold: Mold, block: int, parcel: Parcel, meta: bytes) -> None:
-        arrays = self._terms.attachments.values()
-        rest = [each[block - self._batch.first] for each in arrays]
-        if mold.stamp is None:
-            rest.insert(0, np.frombuffer(meta, np.uint8))
+    def _write_rest(self, mold: Mold, block: int, slot: int, batch: Batch) -> None:
+        rest = [each[block - batch.first] for each in batch.terms.attachments.values()]
+        if not mold.pattern.inline:
+            tokens = batch.tokens[block * self._step : (block + 1) * self._step]
+            rest.insert(0, np.frombuffer(tokens.join(mold.meta), np.uint8))
         segments = [s for s in mold.pattern.segments if s.kind != BASE and not s.is_inline]
-        pieces = self._host.pieces(parcel.slot, parcel.nbytes)
+        pieces = self._host.pieces(slot, mold.nbytes)
         for segment, data in zip(segments, rest, strict=True):
             spread(data, cut(pieces, segment.offset, segment.length))
 

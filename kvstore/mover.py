@@ -181,8 +181,7 @@ class Mover:
                 stripe.breaker.failure(str(error))
 
     def _keep_house(self) -> None:
-        with self._residency.lock.behind:
-            self._residency.expire()
+        self._residency.expire()
         for number, stripe in enumerate(self._disk.stripes):
             if stripe.breaker.wants_probe and number not in self._probing:
                 self._probing.add(number)

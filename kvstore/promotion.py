@@ -28,10 +28,11 @@ class Promotion:
             return fetch, False
         nbytes, place = index.nbytes[DISK][row], residency.disk_place(row)
         residency.disk.lease(place)  # first: making room must not take the copy that is wanted
-        slot = residency.take_host(nbytes)
-        if slot < 0:
+        slots = residency.room.take_host(nbytes)
+        if not slots:
             residency.disk.release(place)
             return None, False
+        slot = slots[0]
         residency.host.slab.lease(slot)
         source = Source(index.fid[row], generation, place)
         fetch = Fetch(Parcel(row, generation, slot, nbytes), source)
@@ -41,7 +42,7 @@ class Promotion:
     def land(self, fetch: Fetch) -> None:
         """A read has ended: its row is in host memory, or its slot is given back."""
         residency = self._residency
-        row, generation, slot, nbytes, _ = fetch.parcel
+        row, generation, slot, nbytes = fetch.parcel
         residency.disk.release(fetch.source.place)
         if self._fetches.get(row) is fetch:
             del self._fetches[row]

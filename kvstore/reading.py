@@ -65,7 +65,7 @@ class Reading:
 
     def _begin(self, fetch: Fetch, slot: bytes) -> _Coming | None:
         """What is to be read for a fetch; None where its header is not the one expected."""
-        (_, _, host_slot, nbytes, _), (fid, generation, place) = fetch.parcel, fetch.source
+        (_, _, host_slot, nbytes), (fid, generation, place) = fetch.parcel, fetch.source
         stripe = self._stripes[place.stripe]
         try:
             header = believed(stripe, slot, fid, generation)

@@ -16,7 +16,6 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ..eviction.policy import Records
 from .chains import Numbers, by_recency, reaching
 from .disk import RECORD_PREFIX, DiskTier
 from .errors import FrameError, TierError
@@ -237,14 +236,10 @@ def _enter(residency: Residency, kept: Found, parents: Numbers) -> None:
         np.asarray(column)[: len(kept)] = table[name]
     tenants = np.array([residency.tenant_number(owner[16:]) for owner in kept.owners])
     np.asarray(index.tenant)[: len(kept)] = tenants.take(table["owner"])
-    mortal = np.flatnonzero(table["expiry"]).tolist()
-    residency.marks.remind_all((index.expiry[r], r, index.generation[r]) for r in mortal)
     for row in kept.tagged:
         residency.marks.tag(row, kept.tags_of(row))
     used = by_recency(parents, table["generation"], table["position"])
-    residency.policy.add(
-        DISK, Records(used, parents[used], lambda row: residency.record(row, DISK))
-    )
+    residency.policy.add(DISK, used)
 
 
 def _enter_host(residency: Residency, header: Header, slot: int, tags: Sequence[str]) -> bool:
@@ -252,15 +247,17 @@ def _enter_host(residency: Residency, header: Header, slot: int, tags: Sequence[
     row = index.find(fid)
     is_first = header.parent[:16] == header.root
     parent = NONE if is_first else index.find(frame_id(header.parent, header.part))
-    is_known = row != NONE and index.generation[row] == header.generation
-    if not is_known and (row != NONE or (parent == NONE and not is_first)):
+    is_older = row != NONE and index.generation[row] > header.generation
+    if is_older or (row == parent == NONE and not is_first):
         residency.host.give(slot)  # an older copy of what is on disk, or out of reach
         return False
     if row == NONE:
-        row = index.insert(fid, parent)
+        row = index.insert(fid, parent, header.generation)
         index.tokens[row] = header.tokens
-        index.generation[row] = header.generation
         index.tenant[row] = residency.tenant_number(header.tenant)
+    elif index.generation[row] < header.generation:  # better than what had reached the disk
+        residency.room.supersede(row, header.generation)
+    if not residency.is_on_disk(row):
         index.fidelity[row] = header.fidelity
         residency.limit(row, header.expiry)
     residency.marks.tag(row, tags)

@@ -1,38 +1,39 @@
-"""Which block is on which tier, and who leaves: all bookkeeping of a store, under one lock.
+"""Which block is on which tier: all bookkeeping of a store, under one lock.
 
 A row of the index is PENDING while it has no place (its payload is on the way in), resident on a
 tier while it has a place there.  Everything here is arithmetic on columns; bytes move outside, with
-the places leased, so that nothing is used again under a reader or an I/O.
-
-Leaving, in the order of cost:
-    a clean host victim    its copy on disk stays, nothing is lost
-    a dirty one            passed over while clean ones are left, then dropped and counted
-    a disk victim          is gone, unless it is in host memory too
-A row whose last copy leaves is forgotten, and with it what hangs from it; ghosts remember why.
+the places leased, so that nothing is used again under a reader or an I/O.  Who leaves is the other
+half of it: ``room.py``.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
-from ..eviction.policy import Action, Policy, Record
+import numpy as np
+
+from ..eviction.policy import Policy
 from .disk import DiskTier
-from .ghosts import Ghost, Ghosts, Reason
+from .ghosts import Ghosts, Reason
 from .host import HostTier
 from .index import ABSENT, DISK, HOST, NONE, Index
 from .lock import StoreLock
-from .marks import Marks
-from .parcel import Parcel
-from .slab import PAGE_BYTES
+from .room import Room
 from .stats import Counters
 from .tier import Place
 
 _log = logging.getLogger("kvstrata")
 
+_AT_ONCE = 64  # blocks that expire while an engine waits for the lock
+
+Landing = tuple[int, int, int]
+"""A row, its generation once its payload is there, and the host slot for it."""
+
 
 class Residency:
     """The index, the slabs' bookkeeping and the policy, kept consistent.
 
-    Every method but ``quarantine`` is called with ``lock`` held.
+    Every method but ``quarantine`` and ``expire`` is called with ``lock`` held.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that it keeps consistent
@@ -55,12 +56,20 @@ class Residency:
         self.counters = counters
         self.clock = clock
         self.generation = 1
-        self.on_behalf_of = 0  # the tenant for whom room is being made
-        self.marks = Marks()
-        self.outdated: set[int] = set()  # rows of which more was said than their headers know
+        self.room = Room(
+            index=index,
+            host=host,
+            disk=disk,
+            policy=policy,
+            ghosts=ghosts,
+            counters=counters,
+            clock=clock,
+        )
+        self.marks = self.room.marks
+        self.outdated = self.room.outdated
+        self.buried_up_to = 0  # the last generation that a tombstone may cover
         self._tenants: dict[bytes, int] = {bytes(16): 0}
-        self._passed: set[int] = set()  # victims passed over, to be offered again on a touch
-        self._dirty: dict[int, None] = {}  # those of them that only wait to be written
+        self._next_end = 0.0  # no pin and no life ends before
 
     def find(self, fid: bytes, generation: int) -> int:
         """The row of a frame id if it still is of that generation, else NONE."""
@@ -69,78 +78,56 @@ class Residency:
 
     def is_current(self, row: int, generation: int) -> bool:
         """Whether a row still is of that generation."""
-        return self.index.generation[row] == generation and self.index.fid[row] != b""
+        return self.index.generation[row] == generation
 
-    def admit(self, fid: bytes, parent: int, nbytes: int) -> Parcel | None:
-        """A PENDING row and a leased host slot for a new frame; None where no room can be made."""
-        row = self.index.insert(fid, parent)  # first: a parent with a child is no victim
-        slot = self.take_host(nbytes)
-        if slot < 0:
-            self.index.remove(row)
-            return None
-        self.host.slab.lease(slot)
+    def enlist(self, fids: Sequence[bytes], parent: int) -> list[int]:
+        """PENDING rows for new frames: a child of ``parent``, its child, and so on."""
+        first = self.generation + 1
+        self.generation += len(fids)
+        return self.index.insert_chain(fids, parent, first)
+
+    def generation_to_write(self, row: int) -> int:
+        """The generation for a row's header that is to say more than before.
+
+        A new one where a tombstone may cover the row's: what is said may be a tag that was dropped.
+        """
+        generation = self.index.generation[row]
+        if generation > self.buried_up_to:
+            return generation
         self.generation += 1
-        self.index.generation[row] = self.generation
-        self.index.nbytes[HOST][row] = nbytes
-        return Parcel(row, self.generation, slot, nbytes)
+        return self.generation
 
-    def admit_better(self, row: int, nbytes: int) -> Parcel | None:
-        """A leased host slot for a copy that is to replace a row's, which serves until then."""
-        slot = self.take_host(nbytes)
-        if slot < 0 or not self.index.fid[row]:
-            if slot >= 0:
-                self.host.give(slot)
-            return None
-        self.host.slab.lease(slot)
-        self.generation += 1
-        return Parcel(row, self.generation, slot, nbytes, replaces=self.index.generation[row])
-
-    def arrive(self, parcels: Sequence[Parcel]) -> list[int]:
-        """Rows that are in host memory now; a parcel whose row is gone gives its slot back."""
-        index, rows = self.index, []
-        for parcel in parcels:
-            row = parcel.row
-            expected = parcel.replaces or parcel.generation
-            if not self.is_current(row, expected):
-                self.host.give(parcel.slot)
+    def arrive(self, parcels: Sequence[Landing]) -> list[int]:
+        """The rows that are in host memory now; one that is gone gives its slot back."""
+        current, places, arrived = self.index.generation, self.index.place[HOST], []
+        for row, generation, slot in parcels:
+            if current[row] == generation:
+                places[row] = slot
+                arrived.append(row)
             else:
-                if parcel.replaces:
-                    self._supersede(row, parcel.generation)
-                index.nbytes[HOST][row] = parcel.nbytes
-                index.place[HOST][row] = parcel.slot
-                rows.append(row)
-            self.host.slab.release(parcel.slot)
-        self.policy.add(HOST, [self.record(row, HOST) for row in rows])
-        return rows
+                self.host.give(slot)
+        self.policy.add(HOST, arrived)
+        return arrived
 
-    def abandon(self, parcels: Sequence[Parcel]) -> None:
-        """Parcels whose payload did not come: their slots are free, their new rows are gone."""
-        for parcel in reversed(parcels):
-            self.host.give(parcel.slot)
-            self.host.slab.release(parcel.slot)
-            if not parcel.replaces and self.is_current(parcel.row, parcel.generation):
-                self.remove(parcel.row, Reason.LOST)
+    def abandon(self, parcels: Sequence[Landing]) -> None:
+        """New rows whose payload did not come are gone, and their slots are free.
 
-    def record(self, row: int, tier: int) -> Record:
-        """What the policy may weigh of a row that comes to a tier."""
-        index = self.index
-        return Record(
-            row,
-            index.fid[row],
-            index.parent[row],
-            index.nbytes[tier][row],
-            index.tokens[row],
-            index.fid[row][32],
-            index.tenant[row],
-            index.fidelity[row],
-            index.expiry[row],
-        )
+        A row of another generation has a worse copy, which stays.
+        """
+        for row, generation, slot in reversed(parcels):
+            self.host.give(slot)
+            if self.is_current(row, generation):
+                self.remove(row, Reason.LOST)
 
     def settle(self, row: int, place: Place, nbytes: int) -> None:
         """A row is on disk now."""
         self.counters.demoted += 1
         self.counters.demoted_bytes += nbytes
-        self._put_on_disk(row, place, nbytes)
+        self.room.give_up_worse(row)
+        self.index.place[DISK][row] = place.slot
+        self.index.stripe[row] = place.stripe
+        self.index.nbytes[DISK][row] = nbytes
+        self.policy.add(DISK, [row])
 
     def tenant_number(self, tenant: bytes) -> int:
         """A small number for a tenant's 16 bytes."""
@@ -181,71 +168,16 @@ class Residency:
         """Where a row is on disk."""
         return Place(self.index.stripe[row], self.index.place[DISK][row])
 
-    def take_host(self, nbytes: int) -> int:
-        """A host slot for ``nbytes``, making room as needed; -1 where none can be made."""
-        slab = self.host.slab
-        slot = slab.take(nbytes)
-        if slot >= 0 or nbytes > slab.pages * PAGE_BYTES:
-            return slot
-        places = self.index.place[HOST]
-        for row, _ in self.policy.victims(HOST):
-            if self._is_busy(row, HOST):
-                self._passed.add(row)
-            elif self._waits_for_disk(row):
-                self._passed.add(row)
-                self._dirty[row] = None
-            elif slab.is_fit(slot := places[row], nbytes):
-                self.evict(row, HOST, keep_slot=True)
-                return slot
-            else:
-                self.evict(row, HOST)
-                if (slot := slab.take(nbytes)) >= 0:
-                    return slot
-        return self._drop_dirty(nbytes)
-
-    def take_disk(self, nbytes: int) -> Place | None:
-        """A place on disk, making room as needed; None where none can be made."""
-        disk = self.disk
-        place = disk.take(nbytes)
-        if place is not None or not disk.has_room(nbytes):
-            return place
-        for row, action in self.policy.victims(DISK):
-            if action is not Action.DROP or self._is_busy(row, DISK):
-                self._passed.add(row)
-                continue
-            self.evict(row, DISK)
-            place = disk.take(nbytes)
-            if place is not None:
-                return place
-        return None
-
-    def evict(self, row: int, tier: int, *, keep_slot: bool = False) -> None:
-        """Let a row leave one tier; its last copy takes the row along.
-
-        ``keep_slot`` leaves its host slot with the caller, who has a use for just such a one.
-        """
-        index = self.index
-        self.counters.evicted[tier] += 1
-        self.counters.evicted_bytes[tier] += index.nbytes[tier][row]
-        if keep_slot:
-            self.host.wipe(index.place[HOST][row])
-            index.place[HOST][row] = ABSENT
-            self.policy.forget(HOST, [row])
-        else:
-            self._leave(row, tier)
-        if index.place[HOST][row] == ABSENT and index.place[DISK][row] == ABSENT:
-            self._forget(row, Reason.EVICTED)
-        elif index.parent[row] in self._passed:
-            self.offer(index.parent[row])  # it may have been passed over for this child
+    def disk_copies(self, row: int) -> list[tuple[Place, int]]:
+        """Where a row has been written and not been given up, and payload bytes there."""
+        if self.is_on_disk(row):
+            return [(self.disk_place(row), self.index.nbytes[DISK][row])]
+        worse = self.room.worse.get(row)
+        return [] if worse is None else [(worse.place, worse.nbytes)]
 
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
-        gone = []
-        for each in reversed(self.index.subtree(row)):
-            gone.append(self.index.generation[each])
-            self._clear(each)
-            self._forget(each, reason)
-        return gone
+        return self.room.remove(row, reason)
 
     def quarantine(self, row: int, generation: int, reason: str) -> None:
         """Forget a damaged block, so that nobody reads it again.  Takes the lock itself."""
@@ -255,49 +187,70 @@ class Residency:
                 self.counters.quarantined += 1
                 self.remove(row, Reason.QUARANTINED)
 
-    def release(self, row: int, generation: int, slot: int) -> None:
+    def release(self, row: int, slot: int) -> None:
         """End a lease on a host slot; a victim that was passed over for it is offered again."""
-        if (
-            self.host.slab.release(slot)
-            and row in self._passed
-            and self.is_current(row, generation)
-        ):
-            self.offer(row)
+        if self.host.slab.release(slot):
+            self.room.offer(row)
 
-    def offer(self, row: int) -> None:
-        """Let the policy offer a row again that was passed over."""
-        if row in self._passed:
-            self._passed.discard(row)
-            self._dirty.pop(row, None)
-            self.policy.touch([row])
+    def release_all(self, rows: Sequence[int], slots: Sequence[int]) -> None:
+        """End leases on host slots, as ``release`` does."""
+        self.host.slab.release_all(slots)
+        if self.room.has_passed:
+            for row in rows:
+                self.room.offer(row)
 
     def pin(self, row: int, until: float) -> None:
         """Keep a row from being evicted until then."""
-        self.marks.pin(row, self.index.generation[row], until)
+        self.marks.pin(row, until)
+        self._next_end = min(self._next_end, until)
 
     def unpin(self, row: int) -> None:
         """End a pin."""
         if self.marks.pins.pop(row, None) is not None:
-            self.offer(row)
+            self.room.offer(row)
 
     def limit(self, row: int, expiry: float) -> None:
         """Let a row expire; 0 for never."""
         self.index.expiry[row] = expiry
         if expiry:
-            self.marks.remind(row, self.index.generation[row], expiry)
+            self._next_end = min(self._next_end, expiry)
 
     def expire(self) -> int:
-        """Remove what has expired and end pins that ran out; how many blocks went."""
+        """Remove what has expired and end pins that ran out; how many blocks went.
+
+        Takes the lock itself, again and again, so that nobody waits for a million blocks to go.
+        """
         now, count = self.clock(), 0
-        for row, generation in self.marks.due(now):
-            if not self.is_current(row, generation):
-                continue
-            if self.marks.pins.get(row, now + 1) <= now:
-                self.unpin(row)
-            if 0 < self.index.expiry[row] <= now:
-                count += len(self.remove(row, Reason.EXPIRED))
-        self.counters.expired += count
+        with self.lock.behind:
+            due = self._due(now)
+        for start in range(0, len(due), _AT_ONCE):
+            with self.lock.behind:
+                some = due[start : start + _AT_ONCE]
+                count += sum(self._end(row, now) for row, g in some if self.is_current(row, g))
         return count
+
+    def _due(self, now: float) -> list[tuple[int, int]]:
+        """Rows whose pin or life has ended, the youngest first: tails go before heads."""
+        if now < self._next_end:
+            return []
+        index, pins = self.index, self.marks.pins
+        ends, generations = index.columns.expiry[: index.used], index.columns.generation
+        due = np.flatnonzero((ends > 0) & (ends <= now) & (generations[: index.used] > 0)).tolist()
+        due += [row for row, until in pins.items() if until <= now]
+        next_end = float(ends.min(where=ends > now, initial=inf))
+        self._next_end = min([next_end, *(until for until in pins.values() if until > now)])
+        due.sort(key=index.generation.__getitem__, reverse=True)
+        return [(row, index.generation[row]) for row in due]
+
+    def _end(self, row: int, now: float) -> int:
+        """End a row's pin, and its life with all that hangs from it, if their time has come."""
+        if self.marks.pins.get(row, inf) <= now:
+            self.unpin(row)
+        if not 0 < self.index.expiry[row] <= now:
+            return 0
+        gone = len(self.remove(row, Reason.EXPIRED))
+        self.counters.expired += gone
+        return gone
 
     def tag(self, row: int, tags: Iterable[str]) -> bool:
         """Add tags to a row; whether what is stored of it is to be written anew."""
@@ -306,82 +259,9 @@ class Residency:
         self.outdated.add(row)
         return True
 
-    def _is_busy(self, row: int, tier: int) -> bool:
-        index = self.index
-        if tier == HOST:
-            leased = self.host.slab.is_leased(index.place[HOST][row])
-        else:
-            leased = self.disk.is_leased(self.disk_place(row))
-        if leased or (row in self.marks.pins and self.marks.pins[row] > self.clock()):
-            return True
-        is_last = index.place[DISK if tier == HOST else HOST][row] == ABSENT
-        return is_last and index.has_children(row)
-
-    def _waits_for_disk(self, row: int) -> bool:
-        index = self.index
-        if index.place[DISK][row] != ABSENT or row in index.private:
-            return False
-        return self.disk.takes_writes
-
-    def _drop_dirty(self, nbytes: int) -> int:
-        while self._dirty:
-            row = next(iter(self._dirty))
-            del self._dirty[row]
-            if self._is_busy(row, HOST):
-                continue
-            if self.index.place[DISK][row] == ABSENT:
-                self.counters.dropped_dirty += 1
-            self._passed.discard(row)
-            self.evict(row, HOST)
-            if (slot := self.host.slab.take(nbytes)) >= 0:
-                return slot
-        return -1
-
     def put_in_host(self, row: int, slot: int, nbytes: int, *, is_plain: bool) -> None:
         """A row is in host memory now, too."""
         self.index.place[HOST][row] = slot
         self.index.nbytes[HOST][row] = nbytes
         self.index.plain[row] = is_plain
-        self.policy.add(HOST, [self.record(row, HOST)])
-
-    def _put_on_disk(self, row: int, place: Place, nbytes: int) -> None:
-        self.index.place[DISK][row] = place.slot
-        self.index.stripe[row] = place.stripe
-        self.index.nbytes[DISK][row] = nbytes
-        self.policy.add(DISK, [self.record(row, DISK)])
-
-    def _supersede(self, row: int, generation: int) -> None:
-        """A row's copies make way for a better one; what was said of the row holds for that too."""
-        self._clear(row)
-        self.index.generation[row] = generation
-        if row in self.marks.pins:
-            self.marks.pin(row, generation, self.marks.pins[row])
-
-    def _clear(self, row: int) -> None:
-        for tier in (HOST, DISK):
-            if self.index.place[tier][row] != ABSENT:
-                self._leave(row, tier)
-
-    def _leave(self, row: int, tier: int) -> None:
-        index = self.index
-        if tier == HOST:
-            self.host.give(index.place[HOST][row])
-        else:
-            self.disk.give(self.disk_place(row))
-            self.disk.forget(index.fid[row])
-        index.place[tier][row] = ABSENT
-        self.policy.forget(tier, [row])
-
-    def _forget(self, row: int, reason: Reason) -> None:
-        index = self.index
-        parent = index.parent[row]
-        ghost = Ghost(reason, self.clock(), index.tenant[row], self.on_behalf_of)
-        self.ghosts.add(index.fid[row], ghost)
-        if row in self._passed:
-            self._passed.discard(row)
-            self._dirty.pop(row, None)
-        if self.marks.forget(row):
-            self.outdated.discard(row)
-        index.remove(row)
-        if parent != NONE:
-            self.offer(parent)
+        self.policy.add(HOST, [row])

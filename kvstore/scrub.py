@@ -99,7 +99,7 @@ class Scrub:
                 residency.quarantine(row, generation, str(error))
         finally:
             with residency.lock.behind:
-                residency.release(row, generation, slot)
+                residency.release(row, slot)
 
     def _is_there(self, row: int, generation: int) -> bool:
         """Whether a row was not simply dropped, and its header wiped, while it was looked at."""

@@ -133,10 +133,10 @@ class Slab:
         self.pages = pages
         self._free_slots = _descending(range(slots))
         self._free_pages = FreePages(*free_runs(NO_RUNS, pages))
-        self._first = array("I", bytes(4 * slots))
-        self._count = array("I", bytes(4 * slots))  # 0: free
+        self.first = np.zeros(slots, np.uint32).data  # page of each place's first run
+        self._count = np.zeros(slots, np.uint32).data  # of its pages; 0: free
         self._scattered: dict[int, tuple[Extent, ...]] = {}  # slots with several extents
-        self._leases = array("H", bytes(2 * slots))
+        self.leases = np.zeros(slots, np.uint16).data  # of each place
         self._borrowed = 0  # pages
         self._borrowed_slots = 0
         self._retired: set[int] = set()  # given back while leased; freed by the last release
@@ -172,9 +172,16 @@ class Slab:
         self._assign(slot, extents)
         return slot
 
+    def take_some(self, nbytes: int, count: int) -> list[int]:
+        """So many places for ``nbytes`` each, or as many as there are."""
+        slots: list[int] = []
+        while len(slots) < count and (slot := self.take(nbytes)) >= 0:
+            slots.append(slot)
+        return slots
+
     def give(self, slot: int) -> None:
         """Take a place back, at once or with its last lease."""
-        if self._leases[slot]:
+        if self.leases[slot]:
             self._retired.add(slot)
         else:
             self._free(slot)
@@ -183,36 +190,51 @@ class Slab:
         """Whether a frame has the place."""
         return self._count[slot] > 0
 
-    def is_fit(self, slot: int, nbytes: int) -> bool:
-        """Whether a taken place is one run of just the pages for ``nbytes``."""
-        return self._count[slot] == pages_for(nbytes) and slot not in self._scattered
+    def is_fit(self, slot: int, pages: int) -> bool:
+        """Whether a taken place is one run of just so many pages."""
+        return self._count[slot] == pages and slot not in self._scattered
 
     def lease(self, slot: int) -> None:
         """Keep a place from being used again: a reader or an I/O has it."""
-        self._leases[slot] += 1
+        self.leases[slot] += 1
 
     def release(self, slot: int) -> bool:
         """End one lease; True where it was the last."""
-        self._leases[slot] -= 1
-        if self._leases[slot]:
+        self.leases[slot] -= 1
+        if self.leases[slot]:
             return False
         if slot in self._retired:
             self._retired.discard(slot)
             self._free(slot)
         return True
 
+    def lease_all(self, slots: Sequence[int]) -> None:
+        """Keep places from being used again."""
+        leases = self.leases
+        for slot in slots:
+            leases[slot] += 1
+
+    def release_all(self, slots: Sequence[int]) -> None:
+        """End one lease of each place."""
+        leases, retired = self.leases, self._retired
+        for slot in slots:
+            left = leases[slot] = leases[slot] - 1
+            if not left and slot in retired:
+                retired.discard(slot)
+                self._free(slot)
+
     def is_leased(self, slot: int) -> bool:
         """Whether a reader or an I/O has the place."""
-        return self._leases[slot] > 0
+        return self.leases[slot] > 0
 
     def is_shared(self, slot: int) -> bool:
         """Whether a place has more than one lease."""
-        return self._leases[slot] > 1
+        return self.leases[slot] > 1
 
     @property
     def leased(self) -> int:
         """Places with a lease: 0 when nobody reads and no I/O is in flight."""
-        return int(np.count_nonzero(np.frombuffer(self._leases, np.uint16)))
+        return int(np.count_nonzero(self.leases))
 
     def borrow(self, extent: Extent) -> bool:
         """Take free pages without a slot, to be given back with ``give_back``."""
@@ -245,7 +267,11 @@ class Slab:
         """The runs of pages of a place, in payload order."""
         if slot in self._scattered:
             return self._scattered[slot]
-        return ((self._first[slot], self._count[slot]),)
+        return ((self.first[slot], self._count[slot]),)
+
+    def is_scattered(self, slot: int) -> bool:
+        """Whether a place has several runs of pages."""
+        return slot in self._scattered
 
     def restore(
         self,
@@ -262,8 +288,8 @@ class Slab:
         """
         is_own = unrivalled(slots, extents, ends)
         here, first = slots[is_own], extents.take(ends[:-1][is_own])
-        np.frombuffer(self._first, np.uint32)[here] = first["page"]
-        np.frombuffer(self._count, np.uint32)[here] = first["count"]
+        np.asarray(self.first)[here] = first["page"]
+        np.asarray(self._count)[here] = first["count"]
         for number in np.flatnonzero(is_own & (np.diff(ends) > 1)).tolist():
             self._scattered[int(slots[number])] = _runs(extents, ends, number)
         rivals = np.flatnonzero(~is_own)
@@ -273,7 +299,7 @@ class Slab:
                 is_own[number] = self._claim(int(slots[number]), _runs(extents, ends, number), used)
         taken = extents.compress(np.repeat(is_own, np.diff(ends)))
         self._free_pages = FreePages(*free_runs(taken, self.pages))
-        free = np.flatnonzero(np.frombuffer(self._count, np.uint32) == 0)
+        free = np.flatnonzero(np.asarray(self._count) == 0)
         self._free_slots = array("I", free[::-1].astype(np.uint32).tobytes())
         return is_own
 
@@ -308,7 +334,7 @@ class Slab:
         return True
 
     def _assign(self, slot: int, extents: tuple[Extent, ...]) -> None:
-        self._first[slot], self._count[slot] = extents[0]
+        self.first[slot], self._count[slot] = extents[0]
         if len(extents) > 1:
             self._scattered[slot] = extents
 

@@ -11,7 +11,6 @@ I/O never do.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
@@ -72,7 +71,7 @@ class Space:
             for shard in range(self.layout.group_shards(group))
         )
         self._loading = Loading(shared.residency, shared.promotion, self.layout, self._parts)
-        self._saving = Saving(self._residency, identity, self._parts)
+        self._saving = Saving(self._residency, identity)
         self._held: dict[str, tuple[Hit, int]] = {}
         self._holding = threading.Lock()
 
@@ -130,12 +129,16 @@ class Space:
         chain = self._keys(packed, extras)
         first = start // self.layout.block_tokens
         _check_attachments(attachments or {}, len(chain) - first)
-        terms = self._terms(
-            min(fidelity, derived_from.fidelity) if derived_from else fidelity, ttl_s
+        expiry, saved = self._life(ttl_s)
+        terms = Terms(
+            saved=saved,
+            fidelity=_checked_fidelity(fidelity, derived_from),
+            expiry=expiry,
+            tags=_checked(tags),
+            attachments=attachments or {},
         )
-        terms = replace(terms, tags=_checked(tags), attachments=attachments or {})
-        batch = Batch(chain, packed.data.cast("B"), extras or {}, first)
-        stored, rows = self._saving.save(batch, pages, terms)
+        batch = Batch(chain, packed.tobytes(), extras or {}, first, terms)
+        stored, rows = self._saving.save(batch, pages)
         self._write(rows)
         return stored
 
@@ -169,7 +172,7 @@ class Space:
             self._mover.load(held.fetches)
         with self._residency.lock:
             for lease in held.leases.values():
-                self._residency.release(lease.row, lease.generation, lease.slot)
+                self._residency.release(lease.row, lease.slot)
         return len(held.fetches)
 
     def explain(self, tokens: Tokens, *, extras: Extras = None) -> Explanation:
@@ -253,14 +256,13 @@ class Space:
                     act(row)
         return len(chain)
 
-    def _terms(self, fidelity: int, ttl_s: float | None) -> Terms:
+    def _life(self, ttl_s: float | None) -> tuple[float, float]:
+        """When what is saved now expires, 0 for never; and now."""
         now = self._residency.clock()
         ttl_s = self._shared.settings.ttl if ttl_s is None else ttl_s
         if not 0 <= ttl_s < inf:
             raise ArgumentError(f"ttl_s={ttl_s} is not a number of seconds, 0 for never")
-        if not 0 <= fidelity <= EXACT:
-            raise ArgumentError(f"fidelity={fidelity} is not in 0..{EXACT}")
-        return Terms(saved=now, fidelity=fidelity, expiry=now + ttl_s if ttl_s else 0.0)
+        return now + ttl_s if ttl_s else 0.0, now
 
     def _write(self, rows: Sequence[int]) -> None:
         if not self.identity.is_private and rows:
@@ -287,6 +289,14 @@ class Space:
             if joined > 1:
                 self._held[owner] = hit, joined - 1
             return joined == 1
+
+
+def _checked_fidelity(fidelity: int, derived_from: Hit | None) -> int:
+    if derived_from is not None:
+        fidelity = min(fidelity, derived_from.fidelity)
+    if not 0 <= fidelity <= EXACT:
+        raise ArgumentError(f"fidelity={fidelity} is not in 0..{EXACT}")
+    return fidelity
 
 
 def _checked(tags: Iterable[str]) -> tuple[str, ...]:

@@ -1,58 +1,68 @@
 """The headers of one save: all alike but for a few fields, so only those are written for each.
 
-Making a header from its fields costs 9 us; a save of many blocks makes one for each part and stamps
-the others from it at 2 us.  Offsets are those of docs/format.md.
+Making a header from its fields costs 9 us.  A stamp is made once for all blocks that are alike and
+kept between saves; to press it is to put the fields that differ between the stretches of bytes that
+do not, at 1.5 us.  Offsets are those of docs/format.md.
 """
 
 import struct
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import chain
 
 from xxhash import xxh3_64_intdigest
 
-from .frame import EXTENT_BYTES, FIXED_BYTES, Header, checksum, encode
+from .frame import FIXED_BYTES, Header, encode
 from .segments import ROW_BYTES
 from .slab import Extent
 
-_CHECKSUM = struct.Struct("<Q")
-_CHECKSUM_AT = 8
-_COVERED_AT = 16
-_KEYS = struct.Struct("<32s32s")
-_KEYS_AT = 24
-_CHAIN = struct.Struct("<QQ")  # position, generation
-_CHAIN_AT = 136
+_WORD = struct.Struct("<Q")
+_COVERED_AT = 16  # where the checksum's bytes begin
+_KEYS_AT, _KEYS_END = 24, 88
+_CHAIN_AT, _CHAIN_END = 136, 168  # position, generation, expiry, saved
 _META_CHECKSUM_AT = FIXED_BYTES + 32
-_EXTENT = struct.Struct("<II")
 
 
-class Imprint(NamedTuple):
-    """What tells one header of a save from another."""
-
-    fid: bytes
-    parent: bytes
-    position: int
-    generation: int
-    extent: Extent
-    meta: bytes
+Imprint = tuple[bytes, bytes, int, int, bytes]
+"""What tells one header of a save from another: key, parent, position, generation, tokens."""
+Life = tuple[float, float]
+"""Expiry, 0 for never, and when it is saved: what the headers of a save share."""
 
 
 class Stamp:
-    """Headers of one extent whose meta segment, always of the same length, lies inline."""
+    """Headers whose segments, tags and number of runs are those of ``pattern``.
 
-    def __init__(self, pattern: Header, slab: int) -> None:
-        self._data = bytearray(encode(pattern, slab))
-        self._view = memoryview(self._data)
+    ``meta`` is what stands before and behind the tokens in the meta segment, which lies inline or
+    in the payload.  Any thread may press it.
+    """
+
+    def __init__(self, pattern: Header, meta: tuple[bytes, bytes], slab: int) -> None:
+        data = encode(pattern, slab)
+        end = FIXED_BYTES + ROW_BYTES * len(pattern.segments)
+        self._stretches = (
+            data[_COVERED_AT:_KEYS_AT],
+            data[_KEYS_END:_CHAIN_AT],
+            data[_CHAIN_END:_META_CHECKSUM_AT],
+            data[_META_CHECKSUM_AT + _WORD.size : end],
+        )
+        before, between, middle, behind = map(len, self._stretches)
+        extents = 2 * len(pattern.extents)
+        self._body = struct.Struct(f"<{before}s32s32s{between}sQQdd{middle}sQ{behind}s{extents}I")
+        self._head = data[: _WORD.size]
+        self._meta = meta if pattern.inline else None
+        self._salt = pattern.group << 8 | pattern.shard
         self._slab = slab
-        self._end = FIXED_BYTES + ROW_BYTES * len(pattern.segments) + EXTENT_BYTES
 
-    def press(self, imprint: Imprint) -> bytearray:
-        """The header; valid until the next call."""
-        fid, parent, position, generation, extent, meta = imprint
-        data, end = self._data, self._end
-        _KEYS.pack_into(data, _KEYS_AT, fid, parent)  # takes the first 32 bytes of the frame id
-        _CHAIN.pack_into(data, _CHAIN_AT, position, generation)
-        _CHECKSUM.pack_into(data, _META_CHECKSUM_AT, checksum(fid, meta))
-        _EXTENT.pack_into(data, end - EXTENT_BYTES, *extent)
-        self._view[end:] = meta
-        covered = xxh3_64_intdigest(self._view[_COVERED_AT:end], self._slab)
-        _CHECKSUM.pack_into(data, _CHECKSUM_AT, covered)
-        return data
+    def press(self, imprint: Imprint, extents: Sequence[Extent], life: Life) -> bytes:
+        """The header with its inline bytes."""
+        key, parent, position, generation, tokens = imprint
+        before, between, middle, behind = self._stretches
+        meta, checksum = b"", 0
+        if self._meta is not None:
+            meta = tokens.join(self._meta)
+            checksum = xxh3_64_intdigest(meta, _WORD.unpack_from(key)[0] ^ self._salt)
+        body = self._body.pack(
+            before, key, parent, between, position, generation, *life, middle, checksum, behind,
+            *chain.from_iterable(extents),
+        )  # fmt: skip
+        covered = xxh3_64_intdigest(body, self._slab)
+        return self._head + _WORD.pack(covered) + body + meta

@@ -86,7 +86,7 @@ class Store:
             undo.callback(self._disk.close)
             self._residency = self._make_residency()
             drops = Drops(self._disk, refuge(self._disk))
-            self._residency.generation = drops.generation
+            self._residency.generation = self._residency.buried_up_to = drops.generation
             self.recovered = recover(self._residency, self._disk, drops.living)
             if host_fd is not None:
                 self.recovered += adopt(self._residency, drops.living)
@@ -159,8 +159,7 @@ class Store:
     def expire(self) -> int:
         """Remove what has expired now; how many blocks."""
         self._check_open()
-        with self._residency.lock:
-            return self._residency.expire()
+        return self._residency.expire()
 
     def drop_tenant(self, tenant: str, *, overwrite: bool = False) -> Receipt:
         """Drop everything that a tenant has, of every identity.
@@ -277,11 +276,12 @@ class Store:
         return DirectFile(path, direct=self.settings.direct_io == "auto")
 
     def _make_residency(self) -> Residency:
+        index = Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS)
         return Residency(
-            index=Index(self._host.slab.slots + disk_slots(self.settings) + SPARE_ROWS),
+            index=index,
             host=self._host,
             disk=self._disk,
-            policy=POLICIES[self.settings.policy](),
+            policy=POLICIES[self.settings.policy](index.facts()),
             ghosts=Ghosts(
                 min(self.settings.ghosts, self.settings.memory // _MEMORY_PER_GHOST), since=0.0
             ),

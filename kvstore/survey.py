@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .index import ABSENT, DISK, HOST, NONE
+from .index import ABSENT, DISK, HOST, NONE, Index
 from .residency import Residency
 from .slab import PAGE_BYTES, Slab
 
@@ -29,23 +29,21 @@ def dirty(residency: Residency) -> list[int]:
     index = residency.index
     if not residency.disk.stripes:
         return []
-    rows = index.rows()
-    rows = rows[(_places(residency, HOST, rows) != ABSENT)]
-    rows = rows[(_places(residency, DISK, rows) == ABSENT)]
-    by_age = rows[np.argsort(np.asarray(index.generation)[rows])]
+    rows = np.flatnonzero(_are_on(index, HOST) & ~_are_on(index, DISK))
+    by_age = rows[np.argsort(index.columns.generation[rows])]
     missing = [row for row in by_age.tolist() if row not in index.private]
     return missing + sorted(residency.outdated.difference(missing))
 
 
 def usage(residency: Residency, tier: int, slabs: Sequence[Slab]) -> Usage:
     """What a tier holds."""
-    rows = residency.index.rows()
-    here = rows[_places(residency, tier, rows) != ABSENT]
+    here = _are_on(residency.index, tier)
+    nbytes = residency.index.columns.nbytes[tier][: len(here)]
     return Usage(
         sum(slab.pages for slab in slabs) * PAGE_BYTES,
         sum(slab.used_bytes for slab in slabs),
-        int(np.asarray(residency.index.nbytes[tier])[here].sum()),
-        len(here),
+        int(nbytes.sum(where=here, dtype=np.uint64)),
+        int(np.count_nonzero(here)),
         sum(slab.leased for slab in slabs),
     )
 
@@ -55,15 +53,15 @@ def audit(residency: Residency) -> None:
     index = residency.index
     residency.host.slab.audit()
     residency.disk.audit()
-    rows = index.rows()
-    hosted = _places(residency, HOST, rows)
-    hosted = hosted[hosted != ABSENT]
+    places = index.columns.place[HOST][: index.used]
+    hosted = places[places != ABSENT]
     assert len(np.unique(hosted)) == len(hosted), "two blocks in one place"
-    for row in rows.tolist():
+    for row in index.rows().tolist():
         parent = index.parent[row]
         assert parent == NONE or index.fid[parent], "a resident child without its parent"
 
 
-def _places(residency: Residency, tier: int, rows: NDArray[np.intp]) -> NDArray[np.int32]:
-    places: NDArray[np.int32] = np.asarray(residency.index.place[tier])[rows]
-    return places
+def _are_on(index: Index, tier: int) -> NDArray[np.bool_]:
+    """Which rows are on a tier; bool ``[rows that were ever used]``: a row in no use is on none."""
+    present: NDArray[np.bool_] = index.columns.place[tier][: index.used] != ABSENT
+    return present

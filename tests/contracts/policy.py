@@ -4,22 +4,25 @@ class TestMine(PolicyContract):
     policy = Mine
 """
 
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from kvstrata.eviction.policy import ROOT, Action, Hint, Policy, Record
+from kvstrata.eviction.policy import ROOT, Action, Facts, Hint, Policy, Victim
 
 TIERS = (0, 1)
 BLOCKS = 24  # so few that numbers are soon used again
 
+Record = tuple[int, int]
+"""A block and its parent."""
+
 
 def record(block: int, parent: int = ROOT) -> Record:
-    """A block of 2 MiB and 64 tokens."""
-    return Record(block, block.to_bytes(34, "big"), parent, nbytes=2 << 20, tokens=64)
+    """A block below another, or below none."""
+    return block, parent
 
 
 def chain(*blocks: int, parent: int = ROOT) -> list[Record]:
@@ -28,35 +31,70 @@ def chain(*blocks: int, parent: int = ROOT) -> list[Record]:
     return [record(block, above) for block, above in zip(blocks, parents, strict=False)]
 
 
-def offered(policy: Policy, tier: int, *, at_most: int = 1 << 30) -> list[int]:
-    """The next victims, each taken as it is offered."""
+def facts(blocks: int = BLOCKS) -> Facts:
+    """Columns of so many blocks of 2 MiB and 64 tokens, none of which has a parent yet."""
+    return Facts(
+        keys=np.array([block.to_bytes(34, "little") for block in range(blocks)], np.object_),
+        parents=np.full(blocks, ROOT, np.int32),
+        nbytes=tuple(np.full(blocks, 2 << 20, np.uint32) for _ in TIERS),
+        tokens=np.full(blocks, 64, np.uint32),
+        tenants=np.zeros(blocks, np.uint32),
+        fidelities=np.full(blocks, 255, np.uint8),
+        expiries=np.zeros(blocks),
+    )
+
+
+class Told:
+    """A policy, told of blocks by somebody who keeps the columns."""
+
+    def __init__(self, make: Callable[[Facts], Policy], *, blocks: int = BLOCKS) -> None:
+        self._facts = facts(blocks)
+        self._policy = make(self._facts)
+        self.touch, self.forget = self._policy.touch, self._policy.forget
+        self.advise, self.victims = self._policy.advise, self._policy.victims
+
+    def add(self, tier: int, records: Sequence[Record]) -> None:
+        """These blocks are on a tier now."""
+        for block, parent in records:
+            self._facts.parents[block] = parent
+        self._policy.add(tier, [block for block, _ in records])
+
+
+def offered(policy: Told, tier: int, *, at_most: int = 1 << 30) -> list[int]:
+    """The next victims, all of which may leave."""
     taken: list[int] = []
-    for block, _ in policy.victims(tier):
-        policy.forget(tier, [block])
+    for block, _ in policy.victims(tier, lambda block, action: True):
         taken.append(block)
         if len(taken) == at_most:
             break
     return taken
 
 
-def passed_over(policy: Policy, tier: int) -> list[int]:
-    """The victims that a store which may take none of them is offered."""
-    return [block for block, _ in policy.victims(tier)]
+def passed_over(policy: Told, tier: int) -> list[int]:
+    """What a store is asked about that lets none of them leave."""
+    asked: list[int] = []
+
+    def may_leave(block: int, action: Action) -> bool:
+        asked.append(block)
+        return False
+
+    assert list(policy.victims(tier, may_leave)) == []
+    return asked
 
 
 class PolicyContract:
-    """Inherit, and give ``policy``, a class whose objects need no arguments."""
+    """Inherit, and give ``policy``, what makes one from facts."""
 
-    policy: ClassVar[type[Policy]]
+    policy: Callable[[Facts], Policy]
 
     def test_nothing_is_offered_where_nothing_is(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         assert passed_over(policy, 0) == []
         policy.add(0, [record(1)])
         assert passed_over(policy, 1) == []
 
     def test_every_block_is_offered_a_child_before_its_parent(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2, 3))
         policy.add(0, chain(4, 5, parent=2))
         order = offered(policy, 0)
@@ -65,26 +103,26 @@ class PolicyContract:
         assert order.index(4) > order.index(5)
 
     def test_a_parent_is_not_offered_while_a_child_stays(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2, 3))
         assert passed_over(policy, 0) == [3]
 
     def test_a_child_on_another_tier_holds_nobody(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         policy.add(1, [record(1)])
         assert offered(policy, 1) == [1]
         assert offered(policy, 0) == [2, 1]
 
     def test_a_parent_may_come_after_its_child(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(1, chain(1, 2, 3))
         policy.add(0, [record(3, 2)])
         policy.add(0, chain(1, 2))
         assert offered(policy, 0) == [3, 2, 1]
 
     def test_a_block_that_was_passed_over_waits_for_a_touch(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, [record(1), record(2)])
         assert sorted(passed_over(policy, 0)) == [1, 2]
         assert passed_over(policy, 0) == []
@@ -94,7 +132,7 @@ class PolicyContract:
         assert offered(policy, 0) == [1]
 
     def test_a_block_that_was_passed_over_waits_though_a_child_comes_and_goes(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, [record(1)])
         assert passed_over(policy, 0) == [1]
         policy.add(0, [record(2, 1)])
@@ -102,74 +140,79 @@ class PolicyContract:
         policy.touch([1])
         assert offered(policy, 0) == [1]
 
-    def test_to_stop_asking_is_no_verdict(self) -> None:
-        policy = self.policy()
-        policy.add(0, [record(1), record(2)])
-        for _ in policy.victims(0):
-            break
-        assert sorted(offered(policy, 0)) == [1, 2]
+    def test_what_is_given_has_left(self) -> None:
+        policy = Told(self.policy)
+        policy.add(0, chain(1, 2))
+        assert offered(policy, 0, at_most=1) == [2]
+        policy.forget(0, [2])
+        policy.touch([2])
+        assert offered(policy, 0) == [1]
 
-    def test_a_touch_in_time_is_not_being_passed_over(self) -> None:
-        policy = self.policy()
-        policy.add(0, [record(1)])
-        victims = policy.victims(0)
-        for _ in range(3):
-            assert next(victims).block == 1
-            policy.touch([1])
+    def test_what_was_not_asked_about_stays_as_it_was(self) -> None:
+        policy = Told(self.policy)
+        policy.add(0, [record(1), record(2)])
+        assert sorted(offered(policy, 0, at_most=1) + offered(policy, 0)) == [1, 2]
+
+    def test_a_touched_block_is_asked_about_again_by_the_same_iterator(self) -> None:
+        policy = Told(self.policy)
+        policy.add(0, [record(1), record(2)])
+        busy = {1, 2}
+        victims = policy.victims(0, lambda block, action: block not in busy)
+        assert next(victims, None) is None
+        busy.clear()
+        policy.touch([1])
         assert offered(policy, 0) == [1]
 
     def test_the_iterator_survives_what_the_store_does_meanwhile(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, [record(block) for block in range(4)])
-        victims = policy.victims(0)
-        first = next(victims).block
-        policy.add(0, chain(10, 11, parent=first))  # a leaf no more, and a new chain
+        victims = policy.victims(0, lambda block, action: True)
+        first, _ = next(victims)
         rest = [block for block in range(4) if block != first]
-        policy.forget(0, rest)
+        policy.add(0, chain(10, 11, parent=rest[0]))  # a leaf no more, and a new chain
+        policy.forget(0, rest[1:])
         policy.touch([10, 11])
-        assert next(victims).block == 11
-        policy.forget(0, [11])
-        assert next(victims).block == 10
+        assert [block for block, _ in victims] == [11, 10, rest[0]]
 
     def test_blocks_leave_in_any_order(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, [*chain(1, 2, 3, 4), record(5)])
         policy.forget(0, [1, 3, 2, 4])
         assert offered(policy, 0) == [5]
 
     def test_a_number_is_used_again_for_another_block(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         assert offered(policy, 0) == [2, 1]
         policy.add(0, chain(2, 1))
         assert offered(policy, 0) == [1, 2]
 
     def test_a_block_that_comes_again_is_there_once(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         policy.add(0, chain(1, 2))
         assert offered(policy, 0) == [2, 1]
 
     def test_what_is_not_there_does_no_harm(self) -> None:
-        policy = self.policy()
-        policy.touch([7, 1 << 20])
+        policy = Told(self.policy)
+        policy.touch([7, BLOCKS - 1])
         policy.forget(0, [7])
         policy.add(0, [record(1)])
         policy.forget(1, [1])
-        policy.forget(0, [2, 1 << 20])
+        policy.forget(0, [2, BLOCKS - 1])
         policy.touch([])
         policy.add(0, [])
         assert offered(policy, 0) == [1]
 
     def test_hints_lose_no_block(self) -> None:
-        policy = self.policy()
+        policy = Told(self.policy)
         policy.add(0, chain(1, 2))
         policy.advise([Hint(2, "a name that nobody knows", 1.0), Hint(9, "session_end", 1.0)])
         assert offered(policy, 0) == [2, 1]
 
     def test_any_history_agrees_with_a_plain_model(self) -> None:
         class Mine(History):
-            make = self.policy
+            make = staticmethod(self.policy)
 
         run_state_machine_as_test(
             Mine,
@@ -184,15 +227,14 @@ class PolicyContract:
 class History(RuleBasedStateMachine):
     """What a store may do to a policy, with sets and dicts that know what it may answer."""
 
-    make: ClassVar[type[Policy]]
+    make: Callable[[Facts], Policy]
 
     def __init__(self) -> None:
         super().__init__()
-        self.policy = self.make()
+        self.policy = Told(self.make)
         self.parents: dict[int, int] = {}  # of blocks that are resident anywhere
         self.resident: dict[int, set[int]] = {tier: set() for tier in TIERS}
         self.passed: dict[int, set[int]] = {tier: set() for tier in TIERS}
-        self.touched: set[int] = set()  # since the last victim was offered
 
     @rule(tier=st.sampled_from(TIERS), data=st.data())
     def save(self, tier: int, data: st.DataObject) -> None:
@@ -228,28 +270,27 @@ class History(RuleBasedStateMachine):
 
     @rule(
         tier=st.sampled_from(TIERS),
-        verdicts=st.lists(st.sampled_from(["take", "pass", "touch", "save"]), max_size=8),
+        answers=st.lists(st.booleans(), max_size=8),
+        events=st.lists(st.sampled_from(["none", "touch", "save", "stop"]), max_size=8),
     )
-    def make_room(self, tier: int, verdicts: list[str]) -> None:
-        """Take some victims, pass over some, and stop asking."""
-        victims = self._watched(tier)
-        for verdict in verdicts:
-            victim = next(victims, None)
-            if victim is None:
+    def make_room(self, tier: int, answers: list[bool], events: list[str]) -> None:
+        """Let some leave and others not; use and save in between, and stop asking."""
+        answer, event = iter(answers), iter(events)
+        for block in self._leaving(tier, lambda _: next(answer, False)):
+            happens = next(event, "none")
+            if happens == "stop":
                 return
-            if verdict == "take":
-                self._forget(tier, [victim])
-            elif verdict == "touch":
-                self._touch(self._path(victim))
-            elif verdict == "save":
-                self._save_below(tier, victim)
+            if happens == "touch":
+                self._touch(self._path(max(self.parents, default=block)))
+            elif happens == "save":
+                self._save_below(tier, min(self.parents, default=ROOT))
 
     @rule(tier=st.sampled_from(TIERS))
     def drain(self, tier: int) -> None:
         """All leave but what was passed over, and its parents."""
         kept = self._held(tier)
-        for block in self._watched(tier):
-            self._forget(tier, [block])
+        for _ in self._leaving(tier, lambda _: True):
+            pass
         assert self.resident[tier] == kept
 
     def _held(self, tier: int) -> set[int]:
@@ -259,16 +300,24 @@ class History(RuleBasedStateMachine):
             held |= above
         return held
 
-    def _watched(self, tier: int) -> Iterator[int]:
-        """The policy's victims, each held to what may be offered."""
-        for block, action in self.policy.victims(tier):
-            assert isinstance(action, Action)
+    def _leaving(self, tier: int, answer: Callable[[int], bool]) -> Iterator[int]:
+        """The policy's victims, each held to what may be asked about and what may leave."""
+        allowed: list[Victim] = []
+
+        def may_leave(block: int, action: Action) -> bool:
             assert block in self.resident[tier] - self.passed[tier]
             assert block not in [self.parents[child] for child in self.resident[tier]]
-            self.touched.clear()
-            yield block
-            if block in self.resident[tier] - self.touched:
-                self.passed[tier].add(block)
+            if answer(block):
+                allowed.append((block, action))
+                return True
+            self.passed[tier].add(block)
+            return False
+
+        for victim in self.policy.victims(tier, may_leave):
+            assert allowed == [victim]
+            allowed.clear()
+            self._left(tier, victim[:1])
+            yield victim[0]
 
     def _save_below(self, tier: int, block: int) -> None:
         free = [each for each in range(BLOCKS) if each not in self.parents]
@@ -284,19 +333,21 @@ class History(RuleBasedStateMachine):
 
     def _add(self, tier: int, records: Sequence[Record]) -> None:
         self.policy.add(tier, records)
-        for each in records:
-            self.parents[each.block] = each.parent
-            self.resident[tier].add(each.block)
-            self.passed[tier].discard(each.block)
+        for block, parent in records:
+            self.parents[block] = parent
+            self.resident[tier].add(block)
+            self.passed[tier].discard(block)
 
     def _touch(self, blocks: Sequence[int]) -> None:
         self.policy.touch(blocks)
-        self.touched.update(blocks)
         for tier in TIERS:
             self.passed[tier] -= set(blocks)
 
     def _forget(self, tier: int, blocks: Sequence[int]) -> None:
         self.policy.forget(tier, blocks)
+        self._left(tier, blocks)
+
+    def _left(self, tier: int, blocks: Sequence[int]) -> None:
         for collection in (self.resident, self.passed):
             collection[tier] -= set(blocks)
         self._release()

@@ -15,7 +15,7 @@ def files(*folders: str) -> list[Path]:
     """Every file of ours in these folders, and in the root where none is named."""
     found = [path for folder in folders or FOLDERS for path in (ROOT / folder).rglob("*")]
     if not folders:
-        found += ROOT.iterdir()
+        found += (path for path in ROOT.iterdir() if path.name != ".git")  # a file in a worktree
     return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 

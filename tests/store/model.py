@@ -15,15 +15,14 @@ class Block:
     ends_latest: float = inf
     ends_earliest: float = inf
     pinned_until: float = 0.0
-    fidelity: int = -1  # the best that is stored for certain
     tags: set[str] = field(default_factory=set)  # that it has for certain
     maybe_tags: set[str] = field(default_factory=set)
-    is_doubtful: bool = False  # damaged on disk, or under the tombstone of a tag
+    is_doubtful: bool = False  # damaged on disk
 
     def forget(self) -> None:
         """It is gone."""
         self.may = self.must = self.is_doubtful = False
-        self.pinned_until, self.fidelity = 0.0, -1
+        self.pinned_until = 0.0
         self.tags, self.maybe_tags = set(), set()
 
 
@@ -32,7 +31,6 @@ class Model:
 
     def __init__(self) -> None:
         self.blocks: dict[bytes, Block] = {}
-        self.dropped_tags: set[str] = set()
 
     def chain(self, keys: Sequence[bytes]) -> list[Block]:
         """The blocks of a prompt."""
@@ -44,26 +42,20 @@ class Model:
             if each == key or key in block.past:
                 yield block
 
-    def saved(self, keys: Sequence[bytes], stored: int, *, ends: float, fidelity: int) -> None:
+    def saved(self, keys: Sequence[bytes], stored: int, *, ends: float) -> None:
         """So many blocks of a prompt are stored now."""
         for block in self.chain(keys)[:stored]:
-            is_certain = block.must or block.pinned_until > 0
             block.ends_latest = max(block.ends_latest, ends) if block.may else ends
             block.ends_earliest = ends
-            if not is_certain:
+            if not (block.must or block.pinned_until > 0):
                 block.tags = set()
-            if fidelity > block.fidelity:
-                block.must = False  # a better copy may be on its way to the disk
-            block.fidelity = max(fidelity, block.fidelity) if is_certain else fidelity
             block.may = True
 
     def tagged(self, blocks: Sequence[Block], tags: Set[str]) -> None:
-        """These blocks have these tags now; a tombstone of one may cover those that are old."""
+        """These blocks have these tags now."""
         for block in blocks:
             block.tags |= tags
             block.maybe_tags |= tags
-            if tags & self.dropped_tags:
-                block.must, block.is_doubtful = False, True
 
     def expire(self, now: float) -> None:
         """Time has passed."""

@@ -336,20 +336,6 @@ def test_drops_that_no_stripe_could_take_outlive_the_index(scene: Scene) -> None
     _stays_away(scene, tokens, layout=space.layout)
 
 
-@pytest.mark.xfail(strict=True, reason="the tag's tombstone covers the block's old generation")
-def test_a_tag_that_was_dropped_may_be_given_to_an_older_block(scene: Scene) -> None:
-    tokens = prompt(1, 2)
-    with scene.open() as store:
-        space = store.space(identity())
-        save(space, tokens)
-        assert store.flush()
-        assert space.drop(tag="b").blocks == 0
-        assert space.tag(tokens, ["b"]) == 2
-        assert store.flush()
-    with scene.open() as store:
-        assert restore(store.space(identity()), tokens) == 128
-
-
 def _drop_all(store: Store, space: Space) -> int:
     return sum(space.drop(prefix=prompt(name, 1)).blocks for name in range(20))
 
@@ -365,3 +351,40 @@ def test_many_drops_hold_together(scene: Scene) -> None:
         store.audit()
     for name in (0, 19):
         _stays_away(scene, prompt(name, 2), layout=space.layout)
+
+
+def test_a_tag_that_was_dropped_may_be_given_to_an_older_block_and_dropped_again(
+    scene: Scene,
+) -> None:
+    tokens = prompt(1, 2)
+    with scene.open() as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        assert space.drop(tag="b").blocks == 0
+        assert space.tag(tokens, ["b"]) == 2
+        assert store.flush()
+        assert restore(space, tokens) == 128
+    with scene.open() as store:
+        space = store.space(identity())
+        assert restore(space, tokens) == 128
+        assert space.drop(tag="b").blocks == 2
+    _stays_away(scene, tokens, layout=space.layout)
+
+
+def test_a_drop_of_a_deep_tree_takes_all_of_it(scene: Scene) -> None:
+    """More blocks than are taken away at once, in a chain and beside it."""
+    scene = replace(scene, memory=24 * MIB)
+    with scene.open() as store:
+        space = store.space(identity())
+        trunk = prompt(1, 90)
+        save(space, trunk)
+        for name in range(2, 50):
+            save(space, prompt(name, 1, after=trunk[: 64 * name]))
+        assert store.flush()
+        stored = store.stats().blocks
+        assert stored > 128
+        assert space.drop(prefix=trunk[:64]).blocks == stored
+        assert store.stats().blocks == 0
+        store.audit()
+    _stays_away(scene, trunk, layout=space.layout)

@@ -259,3 +259,17 @@ def test_a_frame_larger_than_memory_is_refused(scene: Scene) -> None:
         assert save(space, prompt(1, 1, layout=layout)) == 0
         assert store.stats().blocks == 0
         store.audit()
+
+
+def test_a_full_disk_keeps_as_long_a_chain_as_it_can(scene: Scene) -> None:
+    """No block leaves it for its own child, which could not be reached without it."""
+    scene = replace(scene, disk=1 * MIB)
+    with scene.open() as store:
+        space = store.space(identity())
+        room = _room(store, "disk")
+        tokens = prompt(1, room + 3)
+        assert save(space, tokens) == room + 3
+        assert not store.flush()
+        store.audit()
+    with scene.open() as store:
+        assert restore(store.space(identity()), tokens) == 64 * room

@@ -364,17 +364,3 @@ def test_a_hit_that_gives_up_leaves_the_pages_to_the_others(scene: Scene) -> Non
         pages.check(128)
         patient.close()
         expect_no_lease(store)
-
-
-def test_a_store_closes_although_its_disk_fails_and_opens_again(scene: Scene) -> None:
-    disk = FaultyDisk()
-    with scene.open(disk.open) as store:
-        space = store.space(identity())
-        save(space, prompt(1, 2))
-        assert store.flush()
-        disk.fail("read", "write", "sync", error=errno.EIO)
-        save(space, prompt(2, 2))
-        eventually(lambda: bool(_degraded(store)))
-    with scene.open() as store:
-        assert restore(store.space(identity()), prompt(1, 2)) == 128
-        assert restore(store.space(identity()), prompt(2, 2)) == 0

@@ -16,7 +16,7 @@ def _fid(number: int) -> bytes:
 
 def test_a_frame_id_leads_to_its_row_and_to_no_other() -> None:
     index = Index(10)
-    row = index.insert(_fid(1), NONE)
+    row = index.insert(_fid(1), NONE, 1)
     assert index.find(_fid(1)) == row
     assert index.find(_fid(2)) == NONE
     assert index.find_all([_fid(2), _fid(1)]) == [NONE, row]
@@ -25,11 +25,10 @@ def test_a_frame_id_leads_to_its_row_and_to_no_other() -> None:
 
 def test_a_new_row_is_on_no_tier() -> None:
     index = Index(2)
-    row = index.insert(_fid(1), NONE)
-    index.place[HOST][row] = index.place[DISK][row] = 5
+    row = index.insert(_fid(1), NONE, 1)
     index.private.add(row)
     index.remove(row)
-    again = index.insert(_fid(2), NONE)
+    again = index.insert(_fid(2), NONE, 1)
     assert again == row
     assert index.place[HOST][again] == index.place[DISK][again] == ABSENT
     assert again not in index.private
@@ -37,10 +36,10 @@ def test_a_new_row_is_on_no_tier() -> None:
 
 def test_a_row_is_used_again_only_when_it_was_removed() -> None:
     index = Index(3)
-    rows = [index.insert(_fid(n), NONE) for n in range(3)]
+    rows = [index.insert(_fid(n), NONE, 1) for n in range(3)]
     assert sorted(rows) == [0, 1, 2]
     with pytest.raises(IndexError):
-        index.insert(_fid(9), NONE)
+        index.insert(_fid(9), NONE, 1)
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -62,7 +61,7 @@ class IndexMachine(RuleBasedStateMachine):
         parent = NONE
         if under >= 0 and self.rows:
             parent = list(self.rows.values())[under % len(self.rows)]
-        row = self.index.insert(_fid(number), parent)
+        row = self.index.insert(_fid(number), parent, 1)
         assert row not in self.parents
         self.rows[_fid(number)] = row
         self.parents[row] = parent

@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
         assert stored <= blocks
         assert self._found(space, tokens) >= stored
         ends = self.clock() + ttl_s if ttl_s else inf
-        model.saved(pages.keys, stored, ends=ends, fidelity=fidelity)
+        model.saved(pages.keys, stored, ends=ends)
         for block in model.chain(pages.keys):
             block.maybe_tags |= tags
         model.tagged(model.chain(pages.keys)[:stored], tags)
@@ -198,7 +198,6 @@ class Machine(RuleBasedStateMachine):
     def drop_tag(self, tenant: str, tag: str) -> None:
         self._space(tenant).drop(tag=tag)
         model = self.models[tenant]
-        model.dropped_tags.add(tag)
         for key, block in list(model.blocks.items()):
             if tag in block.tags:
                 for each in model.below(key):
@@ -251,7 +250,7 @@ class Machine(RuleBasedStateMachine):
             for block in model.blocks.values():
                 block.pinned_until = 0.0
                 if not block.must:
-                    block.tags, block.fidelity = set(), -1
+                    block.tags = set()
 
     @precondition(lambda self: not self.is_faulty)
     @rule(operation=st.sampled_from(OPERATIONS))

@@ -264,9 +264,6 @@ def test_a_late_write_of_the_worse_copy_does_not_cost_the_better_one(scene: Scen
         assert restore(space, tokens) == 64
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a flushed copy is given up before the better one is on disk"
-)
 def test_a_better_copy_that_never_reached_the_disk_costs_no_flushed_one(
     scene: Scene, tmp_path: Path
 ) -> None:

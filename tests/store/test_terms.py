@@ -1,5 +1,6 @@
 """Expiry, tags, pins, attachments and prefetch: what users say of blocks, and how long it holds."""
 
+import errno
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from kvstrata.kvstore.errors import ArgumentError, StoreClosedError
 from kvstrata.kvstore.layout import Group, Layout
 from kvstrata.kvstore.space import Space
 from kvstrata.kvstore.store import Store
+from tests.store.faulty import FaultyDisk
 from tests.store.kit import (
     FRAME_BYTES,
     ROUGH,
@@ -342,3 +344,21 @@ def test_a_plan_cannot_be_held_after_close(scene: Scene) -> None:
         plan = space.match(prompt(1, 2))
     with pytest.raises(StoreClosedError):
         space.hold(plan)
+
+
+def test_a_tag_that_could_not_be_written_is_written_once_the_disk_is_well(scene: Scene) -> None:
+    disk = FaultyDisk("headers.kvs")
+    tokens = prompt(1, 2)
+    with scene.open(disk.open) as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        disk.fail("write", error=errno.EIO)
+        assert space.tag(tokens, ["late"]) == 2
+        assert not store.flush()
+        disk.mend()
+        scene.clock.advance(200)
+        eventually(lambda: not tier(store.stats(), "disk").degraded)
+        assert store.flush()
+    with scene.open() as store:
+        assert store.space(identity()).drop(tag="late").blocks == 2

@@ -1,0 +1,285 @@
+"""Making room: who leaves a tier, and what is remembered of those who are gone.
+
+In the order of cost:
+    a clean host victim    its copy on disk stays, nothing is lost
+    a dirty one            passed over while clean ones are left, then dropped and counted
+    a disk victim          is gone, unless it is in host memory too; none that has a child
+A row whose last copy leaves is forgotten; ghosts remember why.  A victim that was passed over, for
+it was leased, pinned, waiting to be written, or had a child, is offered again when that ends.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from ..eviction.policy import Action, MayLeave, Policy, Victim
+from .disk import DiskTier
+from .ghosts import Ghost, Ghosts, Reason
+from .host import HostTier
+from .index import ABSENT, DISK, HOST, NONE, Index
+from .marks import Marks
+from .slab import PAGE_BYTES, pages_for
+from .stats import Counters
+from .tier import Place
+
+Gone = defaultdict[int, list[bytes]]
+"""By tenant's number, frame ids of rows that were forgotten."""
+
+
+class Worse(NamedTuple):
+    """A copy on disk that a better one in host memory is to replace."""
+
+    place: Place
+    nbytes: int
+    generation: int
+    fidelity: int
+
+
+class Room:
+    """Takes places on the tiers, and lets blocks leave for them.
+
+    Every method is called with the store's lock held.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a block that leaves is struck off from
+        self,
+        *,
+        index: Index,
+        host: HostTier,
+        disk: DiskTier,
+        policy: Policy,
+        ghosts: Ghosts,
+        counters: Counters,
+        clock: Callable[[], float],
+    ) -> None:
+        self.on_behalf_of = 0  # the tenant for whom room is being made
+        self.marks = Marks()
+        self.outdated: set[int] = set()  # rows of which more was said than their headers know
+        self.worse: dict[int, Worse] = {}  # kept until the row's better copy is on disk
+        self._index = index
+        self._host = host
+        self._disk = disk
+        self._policy = policy
+        self._ghosts = ghosts
+        self._counters = counters
+        self._clock = clock
+        self._passed: set[int] = set()  # victims passed over, to be offered again on a touch
+        self._dirty = OrderedDict[int, None]()  # those of them that only wait to be written
+        self._writes_behind = False  # whether a dirty victim waits to be written
+        self._may_leave_host = self._host_gate()
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether there are victims that were passed over."""
+        return bool(self._passed)
+
+    def take_host(self, nbytes: int, count: int = 1) -> list[int]:
+        """Host slots for so many frames of ``nbytes`` each, making room as needed.
+
+        Fewer where it cannot be made for all.
+        """
+        slab = self._host.slab
+        slots = slab.take_some(nbytes, count)
+        if len(slots) < count and nbytes <= slab.pages * PAGE_BYTES:
+            self._evict_host(nbytes, count, slots)
+        return slots
+
+    def take_disk(self, nbytes: int) -> Place | None:
+        """A place on disk, making room as needed; None where none can be made."""
+        disk, index = self._disk, self._index
+        place = disk.take(nbytes)
+        if place is not None or not disk.has_room(nbytes):
+            return place
+        gone = Gone(list)
+        evicted = []
+        for row, _ in self._policy.victims(DISK, self._may_leave_disk):
+            evicted.append(index.nbytes[DISK][row])
+            disk.give(self._place_on_disk(row))
+            disk.forget(index.fid[row])
+            index.place[DISK][row] = ABSENT
+            if index.place[HOST][row] == ABSENT:
+                self._forget(row, gone)
+            elif index.parent[row] in self._passed:
+                self.offer(index.parent[row])
+            place = disk.take(nbytes)
+            if place is not None:
+                break
+        self._count(DISK, len(evicted), sum(evicted))
+        self._bury(gone, Reason.EVICTED)
+        return place
+
+    def supersede(self, row: int, generation: int) -> None:
+        """A row's copies make way for a better one; on disk they stay until that is there."""
+        index = self._index
+        self._leave_host(row)
+        if index.place[DISK][row] != ABSENT:
+            place, nbytes = self._place_on_disk(row), index.nbytes[DISK][row]
+            self.worse[row] = Worse(place, nbytes, index.generation[row], index.fidelity[row])
+            index.place[DISK][row] = ABSENT
+            self._policy.forget(DISK, [row])
+        index.generation[row] = generation
+
+    def give_up_worse(self, row: int) -> bool:
+        """Let a superseded copy go, if there is one."""
+        worse = self.worse.pop(row, None)
+        if worse is not None:
+            self._disk.give(worse.place)
+            self._disk.forget(self._index.fid[row])
+        return worse is not None
+
+    def remove(self, row: int, reason: Reason) -> list[int]:
+        """Take a row and all that hangs from it off every tier; the generations that went."""
+        generations, gone = [], Gone(list)
+        for each in reversed(self._index.subtree(row)):
+            generations.append(self._index.generation[each])
+            self._leave_host(each)
+            self._leave_disk(each)
+            self._forget(each, gone)
+        self._bury(gone, reason)
+        return generations
+
+    def offer(self, row: int) -> None:
+        """Let the policy offer a row again that was passed over."""
+        if row in self._passed:
+            self._passed.discard(row)
+            self._dirty.pop(row, None)
+            self._policy.touch([row])
+
+    def _evict_host(self, nbytes: int, count: int, slots: list[int]) -> None:
+        """Let blocks leave host memory until there are so many slots.
+
+        A victim whose place is just what is needed hands it over as it is.
+        """
+        index, host, slab = self._index, self._host, self._host.slab
+        places, sizes, on_disk = index.place[HOST], index.nbytes[HOST], index.place[DISK]
+        pages, passed = pages_for(nbytes), self._passed
+        gone = Gone(list)
+        freed: list[int] = []
+        self._writes_behind = self._disk.takes_writes
+        victims = self._policy.victims(HOST, self._may_leave_host)
+        for row, _ in chain(victims, self._dirty_victims()):
+            slot = places[row]
+            places[row] = ABSENT
+            freed.append(sizes[row])
+            if on_disk[row] == ABSENT and not self._fall_back(row):
+                self._forget(row, gone)
+            elif index.parent[row] in passed:
+                self.offer(index.parent[row])  # it may have been passed over for this child
+            if slab.is_fit(slot, pages):
+                host.wipe(slot)
+                slots.append(slot)
+            else:
+                host.give(slot)
+                slots += slab.take_some(nbytes, count - len(slots))
+            if len(slots) == count:
+                break
+        self._count(HOST, len(freed), sum(freed))
+        self._bury(gone, Reason.EVICTED)
+
+    def _dirty_victims(self) -> Iterator[Victim]:
+        """What only waits to be written, when there is nobody else."""
+        while self._dirty:
+            row, _ = self._dirty.popitem(last=False)
+            slot, is_last = self._index.place[HOST][row], self._index.place[DISK][row] == ABSENT
+            is_parent = is_last and self._index.has_children(row)
+            if not (is_parent or self._host.slab.is_leased(slot) or self._is_pinned(row)):
+                self._counters.dropped_dirty += is_last
+                self._passed.discard(row)
+                self._policy.forget(HOST, [row])
+                yield row, Action.DROP
+
+    def _host_gate(self) -> MayLeave:
+        """What the policy asks of each victim; made once, for it is asked for every block saved."""
+        index, pins, passed, dirty = self._index, self.marks.pins, self._passed, self._dirty
+        places, on_disk, child = index.place[HOST], index.place[DISK], index.child
+        leases, private = self._host.slab.leases, index.private
+
+        def may_leave(row: int, _: Action) -> bool:
+            is_last = on_disk[row] == ABSENT
+            is_leased = leases[places[row]]
+            if (
+                is_leased
+                or (is_last and child[row] != NONE)
+                or (row in pins and pins[row] > self._clock())
+            ):
+                passed.add(row)
+                return False
+            if is_last and self._writes_behind and row not in private:
+                passed.add(row)
+                dirty[row] = None
+                return False
+            return True
+
+        return may_leave
+
+    def _may_leave_disk(self, row: int, action: Action) -> bool:
+        """A row with a child stays even if it is in host memory: the child may be written yet."""
+        is_leased = self._disk.is_leased(self._place_on_disk(row))
+        is_held = is_leased or self._is_pinned(row) or self._index.has_children(row)
+        if action is Action.DROP and not is_held:
+            return True
+        self._passed.add(row)
+        return False
+
+    def _is_pinned(self, row: int) -> bool:
+        return self.marks.pins.get(row, 0.0) > self._clock()
+
+    def _fall_back(self, row: int) -> bool:
+        """Where a better copy is lost before it is on disk, the worse one serves again."""
+        worse = self.worse.pop(row, None)
+        if worse is None:
+            return False
+        index = self._index
+        index.stripe[row], index.place[DISK][row] = worse.place
+        index.nbytes[DISK][row] = worse.nbytes
+        index.generation[row] = worse.generation
+        index.fidelity[row] = worse.fidelity
+        self.outdated.add(row)  # its header does not know what came with the better copy
+        self._policy.add(DISK, [row])
+        return True
+
+    def _leave_host(self, row: int) -> None:
+        places = self._index.place[HOST]
+        if places[row] != ABSENT:
+            self._host.give(places[row])
+            places[row] = ABSENT
+            self._policy.forget(HOST, [row])
+
+    def _leave_disk(self, row: int) -> None:
+        index = self._index
+        if index.place[DISK][row] != ABSENT:
+            self._disk.give(self._place_on_disk(row))
+            self._disk.forget(index.fid[row])
+            index.place[DISK][row] = ABSENT
+            self._policy.forget(DISK, [row])
+
+    def _place_on_disk(self, row: int) -> Place:
+        return Place(self._index.stripe[row], self._index.place[DISK][row])
+
+    def _forget(self, row: int, gone: Gone) -> None:
+        index, passed = self._index, self._passed
+        parent = index.parent[row]
+        if row in self.worse:
+            self.give_up_worse(row)
+        gone[index.tenant[row]].append(index.fid[row])
+        index.remove(row)
+        if row in passed:
+            passed.discard(row)
+            self._dirty.pop(row, None)
+        if row in self.marks:
+            self.marks.forget(row)
+        if row in self.outdated:
+            self.outdated.discard(row)
+        if parent in passed:
+            self.offer(parent)
+
+    def _count(self, tier: int, blocks: int, nbytes: int) -> None:
+        self._counters.evicted[tier] += blocks
+        self._counters.evicted_bytes[tier] += nbytes
+
+    def _bury(self, gone: Gone, reason: Reason) -> None:
+        """Remember why rows were forgotten."""
+        now = self._clock()
+        for tenant, fids in gone.items():
+            self._ghosts.add(fids, Ghost(reason, now, tenant, self.on_behalf_of))
