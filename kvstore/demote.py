@@ -73,6 +73,8 @@ class Demotion:
         """Bring copies on disk up to date: rows, if they still are of these generations."""
         with self._residency.lock.behind:
             jobs = [job for item in dict.fromkeys(items) if (job := self._begin(*item))]
+        if not jobs:
+            return
         cargo = [c for n, job in enumerate(jobs) if (c := self._pack(job, n)) is not None]
         with self._residency.lock.behind:
             places = [self._reserve(each) for each in cargo]

@@ -79,6 +79,12 @@ def verify_payload(header: Header, pieces: Sequence[Bytes]) -> None:
             raise FrameError(f"the checksum of a segment of kind {segment.kind} is wrong")
 
 
+def verify(header: Header, pieces: Sequence[Bytes]) -> None:
+    """Raise FrameError unless all that was read of a frame is what its header and key ask for."""
+    verify_payload(header, pieces)
+    meta_of(header, pieces)
+
+
 def meta_of(header: Header, pieces: Sequence[Bytes]) -> Meta:
     """The meta segment, from which the key was recomputed; raises FrameError where it differs."""
     first = header.segments[0]
