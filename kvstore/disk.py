@@ -168,9 +168,13 @@ class DiskTier:
         return found
 
     def read_header(self, place: Place) -> Header:
-        """Read what a slot says of its frame."""
+        """Read what a slot says, of whatever frame."""
         stripe = self.stripes[place.stripe]
         return parse(self._slot(place), pages=stripe.slab.pages, slab=stripe.superblock.seed)
+
+    def read_header_of(self, place: Place, fid: bytes, generation: int) -> Header:
+        """Read a frame's header; FrameError where the slot speaks of another frame."""
+        return believed(self.stripes[place.stripe], self._slot(place), fid, generation)
 
     def _slot(self, place: Place) -> bytes:
         return self.stripes[place.stripe].read_headers([place.slot])[place.slot]

@@ -101,6 +101,8 @@ def arrange(
     the inline bytes are empty and ``meta`` is to be written at the payload's beginning.
     """
     rest = tuple(segments)
+    if FIXED_BYTES + ROW_BYTES * (1 + len(rest)) + EXTENT_BYTES * MAX_EXTENTS > SLOT_BYTES:
+        raise ArgumentError(f"{len(rest)} segments do not fit the header of a frame")
     fixed = FIXED_BYTES + ROW_BYTES * (1 + len(rest)) + EXTENT_BYTES * MAX_EXTENTS
     is_inline = fixed + len(meta) <= SLOT_BYTES
     flags, taken = (INLINE, checksum(frame, meta)) if is_inline else (0, 0)

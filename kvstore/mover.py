@@ -59,7 +59,7 @@ class Mover:
         self._disk = disk = residency.disk
         self._reading = Reading(residency, promotion)
         self._demotion = demotion
-        self._settle = settle  # what a stripe is owed before it serves again
+        self._settle = settle  # gives a stripe what it is owed and lets it serve again
         self._reads = [
             Backlog(_fetched, count=_READS, nbytes=_READ_BYTES, takers=readers)
             for _ in disk.stripes
@@ -69,8 +69,9 @@ class Mover:
             self._written, count=_WRITES, nbytes=_WRITE_BYTES, takers=self._writers
         )
         self._write_limit = 4 * residency.host.slab.slots
-        self._books = threading.Condition()  # guards the three below
+        self._books = threading.Condition()  # guards the four below
         self._number = 0
+        self._oldest = 1  # no write of a lower number is going on
         self._unwritten: set[int] = set()  # numbers of writes that have not ended
         self._drainers = 0
         self._formatting = Formatting(residency)
@@ -109,11 +110,15 @@ class Mover:
             last = self._number
             self._drainers += 1
             try:
-                return self._books.wait_for(
-                    lambda: min(self._unwritten, default=last + 1) > last, timeout_s
-                )
+                return self._books.wait_for(lambda: self._has_ended(last), timeout_s)
             finally:
                 self._drainers -= 1
+
+    def _has_ended(self, last: int) -> bool:
+        """Whether every write up to that number has."""
+        while self._oldest <= last and self._oldest not in self._unwritten:
+            self._oldest += 1
+        return self._oldest > last
 
     def close(self) -> None:
         """Stop the threads; what is queued is not written, what is in flight is waited for."""
@@ -198,11 +203,12 @@ class Mover:
                 self._settle(number)
             except TierError:
                 is_well = False
-        stripe.breaker.probed(is_well)
         if is_well:
             with self._residency.lock.behind:
                 rows = dirty(self._residency)
             self.store(rows, [self._residency.index.generation[row] for row in rows])
+        else:
+            stripe.breaker.probed(succeeded=False)
         self._probing.discard(number)
 
 

@@ -37,8 +37,8 @@ class Saving:
         with residency.lock:
             residency.room.on_behalf_of = self._tenant
             admission = Admission(residency, self._molds, batch)
-            worse = admission.replaced
-            self._describe([f for f in admission.frames if f[2] not in worse], batch.terms)
+            new = [frame for frame in admission.frames if frame[3] not in admission.replaced]
+            self._describe(new, batch.terms)
         is_complete = False
         try:
             self._gather(admission.frames, pages)
@@ -50,7 +50,7 @@ class Saving:
                     residency.abandon([frame[2:] for frame in admission.frames])
         with residency.lock:
             rows = self._publish(admission, batch.terms)
-        return admission.stored, rows + admission.outdated
+        return admission.stored, rows + admission.renewed
 
     def _gather(self, frames: Sequence[Incoming], pages: Pages) -> None:
         host = self._residency.host
@@ -98,10 +98,12 @@ class Saving:
         residency = self._residency
         for frame in admission.frames:
             row, generation = frame[2:4]
-            worse = admission.replaced.get(row)
+            worse = admission.replaced.get(generation)
             if worse is not None and residency.is_current(row, worse):
+                expiry = residency.index.expiry[row]
                 residency.room.supersede(row, generation)
                 self._describe([frame], terms)
+                residency.lengthen(row, expiry)
                 residency.counters.replaced += 1
 
 

@@ -23,7 +23,7 @@ from .explain import Explaining, Explanation
 from .hit import Hit
 from .identity import Identity
 from .index import NONE
-from .keys import Tokens, tenant_id
+from .keys import KEY_BYTES, Tokens, tenant_id
 from .layout import EXACT, Part
 from .loading import Loading
 from .molds import Attachments, Batch, Terms
@@ -205,6 +205,8 @@ class Space:
             named += self._keys(prefix, extras)[-1:]
         if bool(named) == (tag is not None):
             raise ArgumentError("name what to drop: a prefix of a block or more, keys, or a tag")
+        if any(len(key) != KEY_BYTES for key in named):
+            raise ArgumentError(f"a block's key has {KEY_BYTES} bytes")
         if tag is not None:
             return self._drop_tag(tag, overwrite=overwrite)
         return self._shared.dropping.drop(
