@@ -22,7 +22,7 @@ from .residency import Residency
 _AT_ONCE = 256  # rows that have no slots yet
 
 
-class _Worse(NamedTuple):
+class _Outdone(NamedTuple):
     """A stored copy that is to be replaced."""
 
     block: int
@@ -60,7 +60,7 @@ class Admission:
         self._use(leading)
         if min(map(len, leading)) < first:
             return min(map(len, leading))  # nobody could reach what follows
-        worse: list[_Worse] = []
+        worse: list[_Outdone] = []
         lengths = [self._renew(part, rows, worse) for part, rows in enumerate(leading)]
         if worse:
             end = self._replace(sorted(worse))
@@ -91,7 +91,7 @@ class Admission:
             by_block = zip_longest(*leading, fillvalue=NONE)
             self._residency.policy.touch([row for rows in by_block for row in rows if row != NONE])
 
-    def _renew(self, part: int, rows: Sequence[int], worse: list[_Worse]) -> int:
+    def _renew(self, part: int, rows: Sequence[int], worse: list[_Outdone]) -> int:
         """Let what is stored of a part live on, on these terms too; how many blocks still are."""
         residency, index, terms = self._residency, self._residency.index, self._batch.terms
         for block in range(self._batch.first, len(rows)):
@@ -100,12 +100,12 @@ class Admission:
                 residency.remove(row, Reason.EXPIRED)
                 return block
             if index.fidelity[row] < terms.fidelity or residency.is_lost(row):
-                worse.append(_Worse(block, part, row, index.generation[row]))
+                worse.append(_Outdone(block, part, row, index.generation[row]))
             elif residency.extend(row, terms.expiry, terms.tags):
                 self.renewed.append(row)
         return len(rows)
 
-    def _replace(self, worse: Sequence[_Worse]) -> int:
+    def _replace(self, worse: Sequence[_Outdone]) -> int:
         """Take slots for better copies; the first block for which there was none, or their end."""
         residency = self._residency
         for block, part, row, generation in worse:
@@ -117,7 +117,7 @@ class Admission:
                 return block
             residency.generation += 1
             self.replaced[residency.generation] = generation
-            self.frames.append((block, mold, row, residency.generation, taken[0]))
+            self.frames.append(Incoming(block, mold, row, residency.generation, taken[0]))
         return len(self._batch.keys)
 
     def _enlist(self, blocks: range, lengths: Sequence[int]) -> None:
@@ -133,7 +133,7 @@ class Admission:
         drafts = [(block, mold, next(rows[part])) for block, part, mold in wanted]
         slots = self._take([mold.nbytes for _, mold, _ in drafts])
         for (block, mold, row), slot in zip(drafts, slots, strict=False):
-            self.frames.append((block, mold, row, generations[row], slot))
+            self.frames.append(Incoming(block, mold, row, generations[row], slot))
         self._residency.room.withdraw([row for _, _, row in reversed(drafts[len(slots) :])])
 
     def _rows(self, part: int, stored: int, blocks: range) -> list[int]:

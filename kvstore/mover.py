@@ -1,7 +1,8 @@
 """The background threads: they bring blocks up, write them behind, and keep house.
 
-Each stripe has readers and writers of its own, so that a disk that hangs holds up nobody else.
-Loads go before stores: a writer lets waiting reads start first.  Queues are bounded; what does not
+Each stripe has readers of its own.  Writers choose a stripe when they have sealed a batch, rather
+one where nobody waits, so that a disk that hangs holds up nobody else for long.  Loads go before
+stores: a writer lets waiting reads start first.  Queues are bounded; what does not
 fit is dropped and counted, and ``flush`` finds it again.  One more thread keeps house: it commits
 the catalog, ends what has expired and probes what is switched off.
 

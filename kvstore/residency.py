@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from .ghosts import Reason
-from .index import ABSENT, DISK, HOST, NONE
+from .index import ABSENT, DISK, HOST
 from .lock import StoreLock
 from .room import Room
 from .tier import Place
@@ -49,11 +49,6 @@ class Residency:
         self.is_dropping = False  # whether blocks up to there are still being taken away
         self._tenants: dict[bytes, int] = {bytes(16): 0}
         self._next_end = 0.0  # no pin and no life ends before
-
-    def find(self, fid: bytes, generation: int) -> int:
-        """The row of a frame id if it still is of that generation, else NONE."""
-        row = self.index.find(fid)
-        return row if row != NONE and self.index.generation[row] == generation else NONE
 
     def is_current(self, row: int, generation: int) -> bool:
         """Whether a row still is of that generation."""
@@ -94,7 +89,7 @@ class Residency:
     def abandon(self, parcels: Sequence[Landing]) -> None:
         """New rows whose payload did not come are gone, and their slots are free.
 
-        A row of another generation has a worse copy, which stays.
+        A row of another generation stays: it has a worse copy, or is another frame's by now.
         """
         for row, generation, slot in reversed(parcels):
             self.host.give(slot)

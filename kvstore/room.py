@@ -4,8 +4,10 @@ In the order of cost:
     a clean host victim    its copy on disk stays, nothing is lost
     a dirty one            passed over while clean ones are left, then dropped and counted
     a disk victim          is gone, unless it is in host memory too; none that has a child
-A row whose last copy leaves is forgotten; ghosts remember why.  A victim that was passed over, for
-it was leased, pinned, waiting to be written, or had a child, is offered again when that ends.
+A row whose last copy leaves is forgotten; ghosts remember why.  A better copy that leaves before it
+was written gives way to the worse one that is still on disk.  A victim that was passed over, for it
+was leased, pinned, had a child or lies on a medium that is switched off, is offered again when that
+ends; one that only waited to be written is a clean victim after its next use.
 """
 
 from collections import OrderedDict, defaultdict
