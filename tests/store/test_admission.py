@@ -1,6 +1,7 @@
 """What a save finds room for, and whom it may take room from."""
 
 import errno
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from kvstrata.kvstore.store import Store
 from tests.store.faulty import FaultyDisk
 from tests.store.kit import (
     FRAME_BYTES,
+    FULL,
     ROUGH,
     KeyedPages,
     Scene,
@@ -22,9 +24,11 @@ from tests.store.kit import (
     prompt,
     restore,
     save,
+    smooth,
     tier,
 )
 
+HALF = Group((0, 1, 2, 3), heads=2, head_dim=64, dtype="bfloat16")
 TWO_SHARDS = Layout(
     (Group((0,), heads=2, head_dim=32, dtype="float32"),), block_tokens=32, shards=2
 )
@@ -162,3 +166,16 @@ def test_an_unwritten_copy_that_left_is_not_taken_for_a_victim_again(scene: Scen
             assert restore(space, tokens) == 192
             store.audit()
         disk.mend()
+
+
+def test_a_block_with_as_many_attachments_as_fit_is_written_under_every_codec(scene: Scene) -> None:
+    """An encoder may need more segments than the header has room for."""
+    with replace(scene, codec="plane-huff", disk=64 << 20).open() as store:
+        space = store.space(identity(replace(FULL, groups=(HALF,))))
+        for number in range(30, 50):
+            tokens = prompt(number, 1)
+            arrays = {str(n): [np.zeros(8, np.uint8)] for n in range(number)}
+            with suppress(ArgumentError):
+                space.save(tokens, KeyedPages(space, tokens, fill=smooth), attachments=arrays)
+        assert store.stats().blocks > 0
+        assert store.flush()
