@@ -240,17 +240,27 @@ class Room:
         return may_leave
 
     def _may_leave_disk(self, row: int, action: Action) -> bool:
-        """A row with a child stays even if it is in host memory: the child may be written yet.
-
-        What lies on a medium that is switched off stays too: its room is of use to nobody now.
-        """
-        is_leased = self.disk.is_leased(self._place_on_disk(row))
-        is_up = self.disk.is_up(self.index.stripe[row])
-        is_held = is_leased or self._is_pinned(row) or self.index.has_children(row) or not is_up
+        is_held = (
+            self.disk.is_leased(self._place_on_disk(row))
+            or self._is_pinned(row)
+            or self._is_needed_on_disk(row)
+            or not self.disk.is_up(self.index.stripe[row])  # its room is of use to nobody now
+        )
         if action is Action.DROP and not is_held:
             return True
         self._passed.add(row)
         return False
+
+    def _is_needed_on_disk(self, row: int) -> bool:
+        """Whether a child, which may be written yet, is to be reached there through this row."""
+        index, on_disk = self.index, self.index.place[DISK]
+        if not index.has_children(row):
+            return False
+        if index.place[HOST][row] == ABSENT:
+            return True
+        while row != NONE and on_disk[row] != ABSENT:
+            row = index.parent[row]
+        return row == NONE
 
     def _is_pinned(self, row: int) -> bool:
         return self.marks.pins.get(row, 0.0) > self.clock()

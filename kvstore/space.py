@@ -249,11 +249,12 @@ class Space:
         return keys.chain(self.root, tokens, self.layout.block_tokens, extras)
 
     def _each_stored(self, tokens: Tokens, extras: Extras, act: Callable[[int], None]) -> int:
-        chain = self._keys(tokens, extras)
-        with self._residency.lock:
+        chain, residency = self._keys(tokens, extras), self._residency
+        with residency.lock:
+            now = residency.clock()
             for block, key in enumerate(chain):
-                rows = [self._residency.index.find(key + bytes(part)) for part in self._parts]
-                if NONE in rows:
+                rows = [residency.index.find(key + bytes(part)) for part in self._parts]
+                if NONE in rows or any(0 < residency.index.expiry[row] <= now for row in rows):
                     return block
                 for row in rows:
                     act(row)
