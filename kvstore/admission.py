@@ -6,7 +6,8 @@ What follows is new and gets rows, each the child of the one before, and then sl
 so that where room ends, it ends at the same block in all parts.
 
 A block has its row before its slot: a parent with a child is no victim, so making room for a block
-never takes the block before it.
+never takes the one that it hangs from.  It may take the end of another part's chain, so what is
+stored is counted again in the end.
 """
 
 from collections.abc import Container, Sequence
@@ -18,10 +19,10 @@ from .index import NONE
 from .molds import Batch, Incoming, Mold, Molds
 from .residency import Residency
 
-_AT_ONCE = 256  # blocks that have rows before they have slots
+_AT_ONCE = 256  # rows that have no slots yet
 
 
-class _Worse(NamedTuple):
+class _Outdone(NamedTuple):
     """A stored copy that is to be replaced."""
 
     block: int
@@ -34,14 +35,15 @@ class Admission:
     """One batch's frames that are to be filled.  Made with the store's lock held.
 
     ``stored`` is how many of the prompt's blocks are stored, from the beginning, once the frames
-    have arrived; ``replaced`` are the rows that have worse copies until then, with those copies'
-    generations; ``outdated`` are rows of which more was said than their headers on disk know.
+    have arrived; ``replaced`` has the generations of the worse copies that serve until then, by the
+    generations of the frames that replace them; ``renewed`` are rows of which more was said than
+    their headers on disk know.
     """
 
     def __init__(self, residency: Residency, molds: Molds, batch: Batch) -> None:
         self.frames: list[Incoming] = []
         self.replaced: dict[int, int] = {}
-        self.outdated: list[int] = []
+        self.renewed: list[int] = []
         self._residency = residency
         self._molds = molds
         self._batch = batch
@@ -58,7 +60,7 @@ class Admission:
         self._use(leading)
         if min(map(len, leading)) < first:
             return min(map(len, leading))  # nobody could reach what follows
-        worse: list[_Worse] = []
+        worse: list[_Outdone] = []
         lengths = [self._renew(part, rows, worse) for part, rows in enumerate(leading)]
         if worse:
             end = self._replace(sorted(worse))
@@ -67,12 +69,16 @@ class Admission:
             lengths = [len(rows) for rows in self._leading()]  # some may have made room
             if min(lengths) < first:
                 return min(lengths)
-        for start in range(min(lengths), count, _AT_ONCE):
-            end = min(start + _AT_ONCE, count)
-            reached = self._enlist(range(start, end), lengths)
-            if reached < end:
-                return reached
-        return count
+        stored = min(lengths)
+        at_once = max(1, _AT_ONCE // len(self._molds.parts))
+        for start in range(stored, count, at_once):
+            end = min(start + at_once, count)
+            self._enlist(range(start, end), lengths)
+            lengths = [len(rows) for rows in self._leading()]
+            stored = min(lengths)
+            if stored < end:
+                break
+        return stored
 
     def _leading(self) -> list[list[int]]:
         """For each part the rows of the leading blocks that are stored, or are on their way in."""
@@ -85,7 +91,7 @@ class Admission:
             by_block = zip_longest(*leading, fillvalue=NONE)
             self._residency.policy.touch([row for rows in by_block for row in rows if row != NONE])
 
-    def _renew(self, part: int, rows: Sequence[int], worse: list[_Worse]) -> int:
+    def _renew(self, part: int, rows: Sequence[int], worse: list[_Outdone]) -> int:
         """Let what is stored of a part live on, on these terms too; how many blocks still are."""
         residency, index, terms = self._residency, self._residency.index, self._batch.terms
         for block in range(self._batch.first, len(rows)):
@@ -94,12 +100,12 @@ class Admission:
                 residency.remove(row, Reason.EXPIRED)
                 return block
             if index.fidelity[row] < terms.fidelity or residency.is_lost(row):
-                worse.append(_Worse(block, part, row, index.generation[row]))
+                worse.append(_Outdone(block, part, row, index.generation[row]))
             elif residency.extend(row, terms.expiry, terms.tags):
-                self.outdated.append(row)
+                self.renewed.append(row)
         return len(rows)
 
-    def _replace(self, worse: Sequence[_Worse]) -> int:
+    def _replace(self, worse: Sequence[_Outdone]) -> int:
         """Take slots for better copies; the first block for which there was none, or their end."""
         residency = self._residency
         for block, part, row, generation in worse:
@@ -110,26 +116,25 @@ class Admission:
                     residency.host.give(slot)
                 return block
             residency.generation += 1
-            self.replaced[row] = generation
-            self.frames.append((block, mold, row, residency.generation, taken[0]))
+            self.replaced[residency.generation] = generation
+            self.frames.append(Incoming(block, mold, row, residency.generation, taken[0]))
         return len(self._batch.keys)
 
-    def _enlist(self, blocks: range, lengths: Sequence[int]) -> int:
-        """Give new frames rows and slots; the first block that has not all, or their end."""
-        index = self._residency.index
-        rows = [iter(self._rows(part, length, blocks)) for part, length in enumerate(lengths)]
-        drafts = [
-            (block, self._mold(part, block), next(rows[part]))
+    def _enlist(self, blocks: range, lengths: Sequence[int]) -> None:
+        """Give rows and slots to the new ones of these blocks, or to the first of them."""
+        generations = self._residency.index.generation
+        wanted = [
+            (block, part, self._mold(part, block))
             for block in blocks
             for part, length in enumerate(lengths)
             if block >= length
         ]
+        rows = [iter(self._rows(part, length, blocks)) for part, length in enumerate(lengths)]
+        drafts = [(block, mold, next(rows[part])) for block, part, mold in wanted]
         slots = self._take([mold.nbytes for _, mold, _ in drafts])
         for (block, mold, row), slot in zip(drafts, slots, strict=False):
-            self.frames.append((block, mold, row, index.generation[row], slot))
-        for _, _, row in reversed(drafts[len(slots) :]):
-            index.remove(row)
-        return drafts[len(slots)][0] if len(slots) < len(drafts) else blocks.stop
+            self.frames.append(Incoming(block, mold, row, generations[row], slot))
+        self._residency.room.withdraw([row for _, _, row in reversed(drafts[len(slots) :])])
 
     def _rows(self, part: int, stored: int, blocks: range) -> list[int]:
         """Rows for a part's new blocks, below the block before."""

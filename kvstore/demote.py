@@ -11,6 +11,7 @@ that inherits the slab can believe it.  A block that is on disk already only get
 what was said of it since: tags, a longer life.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from .residency import Residency
 from .restate import restated
 from .tier import Place
 
+_log = logging.getLogger("kvstrata")
+
 
 class _Job(NamedTuple):
     """A row to be written: its host slot is leased, or where it is on disk already, that place.
@@ -34,6 +37,7 @@ class _Job(NamedTuple):
     """
 
     row: int
+    fid: bytes
     generation: int
     next_generation: int
     slot: int
@@ -41,6 +45,11 @@ class _Job(NamedTuple):
     tags: tuple[str, ...]
     expiry: float
     place: Place
+
+    @property
+    def is_restatement(self) -> bool:
+        """Whether only the header is to be written."""
+        return self.place.slot != ABSENT
 
 
 class _Cargo(NamedTuple):
@@ -73,35 +82,47 @@ class Demotion:
         """Bring copies on disk up to date: rows, if they still are of these generations."""
         with self._residency.lock.behind:
             jobs = [job for item in dict.fromkeys(items) if (job := self._begin(*item))]
+        written: list[_Job] = []
+        try:
+            written += [job for job in jobs if job.is_restatement and self._restate(job)]
+            written += self._write([job for job in jobs if not job.is_restatement])
+        finally:
+            with self._residency.lock.behind:
+                self._end(jobs)
+        more = [(job.row, job.next_generation) for job in written if self._is_outdated(job)]
+        if more:
+            self.write(more)
+
+    def _write(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Write frames; those that are in the books now."""
         cargo = [c for n, job in enumerate(jobs) if (c := self._pack(job, n)) is not None]
         with self._residency.lock.behind:
             places = [self._reserve(each) for each in cargo]
         placed = [(p, c) for p, c in zip(places, cargo, strict=True) if p is not None]
         records = self._disk.write([(p, c.packed) for p, c in placed])
+        written, astray = [], []
         with self._residency.lock.behind:
-            astray = [
-                (place, record != b"")
-                for (place, each), record in zip(placed, records, strict=True)
-                if not self._settle(place, each, record)
-            ]
-            again = self._end(jobs)
+            for (place, each), record in zip(placed, records, strict=True):
+                if self._settle(place, each, record):
+                    written.append(each.job)
+                else:
+                    astray.append((place, record != b""))
         for place, was_written in astray:
             self._undo(place, was_written=was_written)
-        if again:
-            self.write(again)
+        return written
 
-    def _end(self, jobs: Sequence[_Job]) -> list[tuple[int, int]]:
-        """End the jobs' leases; those of which more was said while they were written."""
+    def _end(self, jobs: Sequence[_Job]) -> None:
+        """End the jobs' leases."""
         for job in jobs:
             self._busy.discard((job.row, job.generation))
-            if job.place.slot == ABSENT:
+            if job.is_restatement:
+                self._residency.release_disk(job.row, job.place)
+            else:
                 self._residency.release(job.row, job.slot)
-        outdated = self._residency.outdated
-        return [
-            (job.row, job.next_generation)
-            for job in jobs
-            if job.place.slot == ABSENT and job.row in outdated
-        ]
+
+    def _is_outdated(self, job: _Job) -> bool:
+        """Whether more was said of a job's row while it was written."""
+        return job.row in self._residency.outdated
 
     def _begin(self, row: int, generation: int) -> _Job | None:
         """Lease what is to be read or rewritten; None where there is nothing to be done."""
@@ -110,7 +131,8 @@ class Demotion:
             return None
         is_outdated = row in residency.outdated
         renewed = residency.generation_to_write(row) if is_outdated else generation
-        residency.outdated.discard(row)
+        if not renewed or row in index.private:
+            return None
         place, slot = residency.disk_place(row), index.place[HOST][row]
         if place.slot != ABSENT and is_outdated:
             self._disk.lease(place)
@@ -119,14 +141,14 @@ class Demotion:
         else:
             return None
         self._busy.add((row, generation))
-        tags, expiry = residency.marks.tags_of(row), index.expiry[row]
-        return _Job(row, generation, renewed, slot, index.nbytes[HOST][row], tags, expiry, place)
+        tags, expiry, nbytes = (
+            residency.marks.tags_of(row), index.expiry[row], index.nbytes[HOST][row]
+        )  # fmt: skip
+        fid = index.fid[row]
+        return _Job(row, fid, generation, renewed, slot, nbytes, tags, expiry, place)
 
     def _pack(self, job: _Job, number: int) -> _Cargo | None:
-        """Seal and encode a job's frame; None for one that only needs a new header, or is gone."""
-        if job.place.slot != ABSENT:
-            self._restate(job)
-            return None
+        """Seal and encode a job's frame; None for one that is gone."""
         host = self._residency.host
         try:
             pieces = host.pieces(job.slot, sectors(job.nbytes))
@@ -150,6 +172,7 @@ class Demotion:
         if not self._disk.takes_writes:
             return None  # memory is all there is; its checksums are taken all the same
         room, nbytes = residency.room, cargo.packed.header.payload_bytes
+        room.on_behalf_of = residency.index.tenant[job.row]
         place = room.take_disk(nbytes)
         if place is None and room.give_up_worse(job.row):  # there is no room for both
             place = room.take_disk(nbytes)
@@ -161,14 +184,22 @@ class Demotion:
 
     def _settle(self, place: Place, cargo: _Cargo, record: bytes) -> bool:
         """Enter a written frame in the books; False where it was not written, or is not wanted."""
-        header = cargo.packed.header
+        header, job = cargo.packed.header, cargo.job
         self._disk.release(place)
-        if not record or not self._is_wanted(cargo.job):
+        if not record or not self._is_wanted(job):
             return False
-        self._residency.index.generation[cargo.job.row] = cargo.job.next_generation
-        self._residency.settle(cargo.job.row, place, header.payload_bytes)
-        self._disk.remember(header.frame_id, record, cargo.job.tags)
+        self._residency.settle(job.row, place, header.payload_bytes)
+        self._remember(job, record)
         return True
+
+    def _remember(self, job: _Job, record: bytes) -> None:
+        """Enter what a job's header on disk says."""
+        residency = self._residency
+        residency.index.generation[job.row] = job.next_generation
+        said = residency.marks.tags_of(job.row), residency.index.expiry[job.row]
+        if said == (job.tags, job.expiry):
+            residency.outdated.discard(job.row)  # nothing was said since
+        self._disk.remember(job.fid, record, job.tags)
 
     def _is_wanted(self, job: _Job) -> bool:
         place = self._residency.index.place[DISK]
@@ -186,29 +217,25 @@ class Demotion:
             self._residency.counters.failed_writes += not was_written
             self._disk.give(place)
 
-    def _restate(self, job: _Job) -> None:
-        """Write a leased place's header anew, with what was said of the block since."""
+    def _restate(self, job: _Job) -> bool:
+        """Write a leased place's header anew, with what was said of the block since; whether."""
         residency, place = self._residency, job.place
         try:
-            header = _restated(self._disk.read_header(place), job)
+            header = _restated(self._disk.read_header_of(place, job.fid, job.generation), job)
             record = self._disk.write_header(place, header)
             with residency.lock.behind:
                 is_wanted = residency.is_current(job.row, job.generation)
                 if is_wanted:
-                    residency.index.generation[job.row] = job.next_generation
-                    self._disk.remember(header.frame_id, record, job.tags)
-            if not is_wanted:
+                    self._remember(job, record)
+                is_kept = is_wanted or residency.has_on_disk(job.row, job.fid, place)
+            if not is_kept:
                 self._disk.wipe(place)  # dropped meanwhile: it must leave no header behind
-        except TierError as error:
+            return is_wanted
+        except TierError as error:  # it stays outdated until the medium is well again
             self._disk.stripes[place.stripe].breaker.failure(str(error))
-            with residency.lock.behind:
-                if residency.is_current(job.row, job.generation):
-                    residency.outdated.add(job.row)  # until the medium is well again
-        except FrameError:
-            pass  # damaged or dropped: whoever reads it finds out
-        finally:
-            with residency.lock.behind:
-                self._disk.release(place)
+        except FrameError as error:  # whoever reads it finds out
+            _log.debug("a header that is not the one expected is not written anew: %s", error)
+        return False
 
     def _buffer(self, number: int, nbytes: int) -> Bytes:
         """Memory of this thread's for the frame of that number."""

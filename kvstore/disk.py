@@ -14,10 +14,11 @@ from .catalog import Catalog
 from .errors import FrameError, TierError
 from .files import Bytes, aligned
 from .frame import Header, encode, locate, parse, verify_segment
-from .payload import Sealed, cut, meta_of, sectors, verify_payload
+from .payload import Sealed, cut, sectors, verify
 from .slab import PAGE_BYTES
 from .stripe import Stripe
 from .tier import Place
+from .transfers import Payload
 
 RECORD_PREFIX = struct.Struct("<IB")
 
@@ -55,9 +56,10 @@ class DiskTier:
         )
 
     def take(self, nbytes: int) -> Place | None:
-        """Reserve a place on the stripe with the most room."""
+        """Reserve a place on the stripe with the most room, rather where nobody waits to write."""
         working = [n for n, stripe in enumerate(self.stripes) if not stripe.breaker.is_open]
-        working.sort(key=lambda n: self.stripes[n].slab.room_bytes, reverse=True)
+        if len(working) > 1:
+            working.sort(key=self._preference)
         for number in working:
             slot = self.stripes[number].slab.take(nbytes)
             if slot >= 0:
@@ -99,16 +101,22 @@ class DiskTier:
 
     def _write_on(self, stripe: Stripe, frames: Sequence[tuple[Place, Sealed]]) -> list[bytes]:
         """Payloads, then headers."""
-        headers, records = {}, []
-        for place, (header, payload) in frames:
+        payloads, headers, records = [], {}, []
+        for place, (header, data) in frames:
             extents = stripe.slab.extents(place.slot)
-            stripe.write(extents, payload)
             encoded = encode(header._replace(extents=extents), stripe.superblock.seed)
+            payloads.append(Payload(extents, data))
             headers[place.slot] = encoded
             records.append(_record(place, encoded, len(header.inline)))
-        stripe.write_headers(headers)
+        with stripe.turns:
+            stripe.write(payloads)
+            stripe.write_headers(headers)
         stripe.breaker.success()
         return records
+
+    def _preference(self, stripe: int) -> tuple[bool, int]:
+        here = self.stripes[stripe]
+        return here.turns.is_crowded, -here.slab.room_bytes
 
     def write_header(self, place: Place, header: Header) -> bytes:
         """Write the header of a frame that is there anew; the catalog's record of it."""
@@ -136,41 +144,40 @@ class DiskTier:
     def read(self, place: Place, fid: bytes, generation: int, into: Sequence[Bytes]) -> Header:
         """Read a frame and verify it: header, key, generation, every segment."""
         stripe = self.stripes[place.stripe]
-        header = self._believed_header(place, fid, generation)
+        header = believed(stripe, self._slot(place), fid, generation)
         length = header.payload_bytes
         if sectors(length) > sum(piece.nbytes for piece in into):
             raise FrameError("the payload is longer than the index says")
         stripe.read(stripe.slab.extents(place.slot), cut(into, 0, sectors(length)))
-        verify_payload(header, into)
-        meta_of(header, into)
+        verify(header, into)
         return header
 
     def read_segment(self, place: Place, fid: bytes, generation: int, number: int) -> Bytes:
         """Read and verify one segment of a frame, by its number in the table, and no other."""
-        header = self._believed_header(place, fid, generation)
+        stripe = self.stripes[place.stripe]
+        header = believed(stripe, self._slot(place), fid, generation)
         segment = header.segments[number]
         if segment.is_inline:
             start = segment.offset
             return np.frombuffer(header.inline[start : start + segment.length], np.uint8)
         extents, skipped = locate(header, number)
         data = aligned(sectors(skipped + segment.length))
-        self.stripes[place.stripe].read(extents, [data])
+        stripe.read(extents, [data])
         found = data[skipped : skipped + segment.length]
         verify_segment(header, number, found.data)
         return found
 
     def read_header(self, place: Place) -> Header:
-        """Read what a slot says of its frame."""
+        """Read what a slot says, of whatever frame."""
         stripe = self.stripes[place.stripe]
-        raw = stripe.read_header(place.slot)
-        return parse(raw, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+        return parse(self._slot(place), pages=stripe.slab.pages, slab=stripe.superblock.seed)
 
-    def _believed_header(self, place: Place, fid: bytes, generation: int) -> Header:
-        header = self.read_header(place)
-        # a newer generation in a place that is leased only says more of the same frame
-        if header.frame_id != fid or header.generation < generation:
-            raise FrameError("the slot holds another frame by now")
-        return header
+    def read_header_of(self, place: Place, fid: bytes, generation: int) -> Header:
+        """Read a frame's header; FrameError where the slot speaks of another frame."""
+        return believed(self.stripes[place.stripe], self._slot(place), fid, generation)
+
+    def _slot(self, place: Place) -> bytes:
+        return self.stripes[place.stripe].read_headers([place.slot])[place.slot]
 
     def sync(self) -> None:
         """Slabs, then the catalog, are durable."""
@@ -192,6 +199,15 @@ class DiskTier:
             stripe.close()
         if self._catalog is not None:
             self._catalog.close()
+
+
+def believed(stripe: Stripe, slot: bytes, fid: bytes, generation: int) -> Header:
+    """What a header slot says; FrameError unless it speaks of this frame of this generation."""
+    header = parse(slot, pages=stripe.slab.pages, slab=stripe.superblock.seed)
+    # a newer generation in a place that is leased only says more of the same frame
+    if header.frame_id != fid or header.generation < generation:
+        raise FrameError("the slot holds another frame by now")
+    return header
 
 
 def _record(place: Place, encoded: bytes, inline: int) -> bytes:

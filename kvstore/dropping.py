@@ -9,7 +9,7 @@ stripe serves again.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,14 +18,14 @@ import numpy as np
 from .drops import Drops
 from .errors import TierError
 from .ghosts import Reason
-from .index import ABSENT, DISK, HOST, TIERS
+from .index import ABSENT, DISK, HOST, NONE, TIERS
 from .keys import KEY_BYTES
 from .residency import Residency
 from .stripe import Stripe
 from .tier import Place
 from .tombstones import Tombstone
 
-_AT_ONCE = 64  # rows
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,21 @@ class Dropping:
         with self._one_at_a_time:
             with residency.lock:
                 generation = residency.buried_up_to = residency.generation
+                residency.is_dropping = True
                 named = rows()
-                keys = [residency.index.fid[row][:KEY_BYTES] for row in named]
-                doomed = self._doomed(named)
-            debris, count = _Debris([], []), 0
-            for some in _pieces(doomed):
-                with residency.lock.behind:
-                    count += self._remove(some, debris)
+                fids = residency.index.fid[named].tolist()
+            debris = _Debris([], [])
+            count = self._remove(list(zip(named, fids, strict=True)), debris)
             unreachable = {n for n, s in enumerate(residency.disk.stripes) if s.breaker.is_open}
-            if residency.disk.stripes:
-                self._drops.add(subjects(generation, keys), unreachable)
-            written = self._wipe(debris, unreachable, overwrite=overwrite)
-            with residency.lock:
-                self._release(debris, unreachable)
+            try:
+                if residency.disk.stripes:
+                    keys = dict.fromkeys(fid[:KEY_BYTES] for fid in fids)
+                    self._drops.add(subjects(generation, list(keys)), unreachable)
+            finally:
+                written = self._wipe(debris, unreachable, overwrite=overwrite)
+                with residency.lock:
+                    self._release(debris, unreachable)
+                    residency.is_dropping = False
         payload = sum(nbytes for _, nbytes in (*debris.slots, *debris.places))
         return Receipt(
             when=residency.clock(),
@@ -116,28 +118,35 @@ class Dropping:
             with self._residency.lock:
                 for place in owed:
                     disk.release(place)
+                disk.stripes[stripe].breaker.probed(succeeded=True)  # nothing is owed from here on
+                self._residency.room.offer_all()
 
-    def _doomed(self, named: Sequence[int]) -> list[tuple[int, bytes]]:
-        """These rows and all that hangs from them, with their frame ids, heads first."""
-        index, found = self._residency.index, dict[int, bytes]()
-        todo = list(named)
+    def _remove(self, named: Sequence[tuple[int, bytes]], debris: _Debris) -> int:
+        """Take these rows away, by number and frame id, and all that hangs from them; how many.
+
+        Tails go before heads, and an engine that wants the lock waits for ``_AT_ONCE`` steps.
+        """
+        count, todo = 0, list(named)
         while todo:
-            row = todo.pop()
-            if row not in found:
-                found[row] = index.fid[row]
-                todo.extend(index.children(row))
-        return list(found.items())
-
-    def _remove(self, doomed: Sequence[tuple[int, bytes]], debris: _Debris) -> int:
-        """Take some rows away, with what came to hang from them meanwhile; how many went."""
-        residency, count = self._residency, 0
-        for row, fid in doomed:
-            if residency.index.fid[row] == fid:
-                for each in residency.index.subtree(row):
-                    self._lease(each, debris)
-                count += len(residency.remove(row, Reason.DROPPED))
-        residency.counters.dropped += count
+            with self._residency.lock.behind:
+                count += sum(self._step(todo, debris) for _ in range(_AT_ONCE))
         return count
+
+    def _step(self, todo: list[tuple[int, bytes]], debris: _Debris) -> int:
+        """Go from the last row down to its child, or take it away if it has none; how many went."""
+        if not todo:
+            return 0
+        residency, index, (row, fid) = self._residency, self._residency.index, todo[-1]
+        if index.fid[row] != fid:
+            todo.pop()  # gone
+            return 0
+        if (child := index.child[row]) != NONE:
+            todo.append((child, index.fid[child]))
+            return 0
+        todo.pop()
+        self._lease(row, debris)
+        residency.counters.dropped += 1
+        return len(residency.remove(row, Reason.DROPPED))
 
     def _lease(self, row: int, debris: _Debris) -> None:
         """Keep a row's places until they are wiped."""
@@ -190,12 +199,6 @@ class Dropping:
                 self._owed.setdefault(place.stripe, []).append(place)
             else:
                 self._residency.disk.release(place)
-
-
-def _pieces(doomed: list[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    """Tails first, so that little hangs from each row; as many as an engine may wait for."""
-    for end in range(len(doomed), 0, -_AT_ONCE):
-        yield doomed[max(0, end - _AT_ONCE) : end][::-1]
 
 
 def _wipe_stripe(stripe: Stripe, here: list[tuple[int, int]], *, overwrite: bool) -> int:

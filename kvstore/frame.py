@@ -101,8 +101,9 @@ def arrange(
     the inline bytes are empty and ``meta`` is to be written at the payload's beginning.
     """
     rest = tuple(segments)
-    fixed = FIXED_BYTES + ROW_BYTES * (1 + len(rest)) + EXTENT_BYTES * MAX_EXTENTS
-    is_inline = fixed + len(meta) <= SLOT_BYTES
+    if not fits(1 + len(rest), 0):
+        raise ArgumentError(f"{len(rest)} segments do not fit the header of a frame")
+    is_inline = fits(1 + len(rest), len(meta))
     flags, taken = (INLINE, checksum(frame, meta)) if is_inline else (0, 0)
     rows = [SegmentEntry(META, flags, length=len(meta), checksum=taken)]
     at = 0 if is_inline else len(meta)
@@ -110,6 +111,12 @@ def arrange(
         rows.append(row if row.offset == at else row._replace(offset=at))
         at += row.length
     return tuple(rows), meta if is_inline else b""
+
+
+def fits(segments: int, inline: int) -> bool:
+    """Whether a header has a slot's room for so much, wherever its payload comes to lie."""
+    most = FIXED_BYTES + ROW_BYTES * segments + EXTENT_BYTES * MAX_EXTENTS
+    return most + inline <= SLOT_BYTES
 
 
 def encode(header: Header, slab: int = 0) -> bytes:

@@ -93,7 +93,7 @@ class Index:
     def insert(self, fid: bytes, parent: int, generation: int) -> int:
         """A row for a frame id that has none.
 
-        There are as many rows as all tiers have slots, and a row has a slot on some tier.
+        There are as many rows as slots on all tiers, and some to spare for those that have none.
         """
         return self.insert_chain([fid], parent, generation)[0]
 

@@ -41,14 +41,11 @@ class Marks:
         """The rows with a tag."""
         return frozenset(self._rows.get(tag, ()))
 
-    def forget(self, row: int) -> bool:
-        """The row is gone; whether it had tags."""
+    def forget(self, row: int) -> None:
+        """The row is gone."""
         self.pins.pop(row, None)
-        if row not in self._tags:
-            return False
-        for tag in self._tags.pop(row):
+        for tag in self._tags.pop(row, ()):
             rows = self._rows[tag]
             rows.discard(row)
             if not rows:
                 del self._rows[tag]
-        return True

@@ -67,8 +67,14 @@ class Mold:
         return self.base.offset == 0
 
 
-Incoming = tuple[int, Mold, int, int, int]
-"""A frame on its way in: block, mold, row, the generation that it will have, host slot."""
+class Incoming(NamedTuple):
+    """A frame on its way in, and the generation that its row will have."""
+
+    block: int
+    mold: Mold
+    row: int
+    generation: int
+    slot: int
 
 
 class Molds:

@@ -1,7 +1,8 @@
 """The background threads: they bring blocks up, write them behind, and keep house.
 
-Each stripe has readers and writers of its own, so that a disk that hangs holds up nobody else.
-Loads go before stores: a writer lets waiting reads start first.  Queues are bounded; what does not
+Each stripe has readers of its own.  Writers choose a stripe when they have sealed a batch, rather
+one where nobody waits, so that a disk that hangs holds up nobody else for long.  Loads go before
+stores: a writer lets waiting reads start first.  Queues are bounded; what does not
 fit is dropped and counted, and ``flush`` finds it again.  One more thread keeps house: it commits
 the catalog, ends what has expired and probes what is switched off.
 
@@ -10,17 +11,17 @@ A read or write that never comes back keeps its thread, its pages and its place 
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from .backlog import Backlog
 from .demote import Demotion
-from .errors import ArgumentError, FrameError, TierError
+from .errors import TierError
 from .fetch import Fetch
 from .formatting import Formatting
-from .frame import encode
-from .payload import is_plain, sectors
+from .index import HOST
 from .promotion import Promotion
+from .reading import Reading
 from .residency import Residency
 from .stripe import Stripe
 from .survey import dirty
@@ -28,8 +29,12 @@ from .survey import dirty
 _COURTESY_S = 0.05  # how long a writer lets reads go first
 _CATALOG_S = 0.05
 _HOUSE_S = 1.0
+_PATIENCE_S = 5.0
 _SEAL_S = 1.0  # checksums for whoever inherits the slab are not taken while a burst is coming in
-_BATCH = 8  # blocks that are written together, so that their headers are one write
+_READS = 16  # blocks that are read together at most
+_READ_BYTES = 8 << 20
+_WRITES = 8  # blocks that are sealed, then written together, so that their headers are one write
+_WRITE_BYTES = 16 << 20
 
 
 class _Write(NamedTuple):
@@ -52,15 +57,22 @@ class Mover:
         writers: int,
     ) -> None:
         self._residency = residency
-        self._promotion = promotion
         self._disk = disk = residency.disk
+        self._reading = Reading(residency, promotion)
         self._demotion = demotion
-        self._settle = settle  # what a stripe is owed before it serves again
-        self._reads: list[SimpleQueue[Fetch | None]] = [SimpleQueue() for _ in disk.stripes]
-        self._writes: SimpleQueue[_Write | None] = SimpleQueue()
+        self._settle = settle  # gives a stripe what it is owed and lets it serve again
+        self._reads = [
+            Backlog(_fetched, count=_READS, nbytes=_READ_BYTES, takers=readers)
+            for _ in disk.stripes
+        ]
+        self._writers = (writers + 1) * len(disk.stripes) or 1  # one seals while the others write
+        self._writes = Backlog(
+            self._written, count=_WRITES, nbytes=_WRITE_BYTES, takers=self._writers
+        )
         self._write_limit = 4 * residency.host.slab.slots
-        self._books = threading.Condition()  # guards the three below
+        self._books = threading.Condition()  # guards the four below
         self._number = 0
+        self._oldest = 1  # no write of a lower number is going on
         self._unwritten: set[int] = set()  # numbers of writes that have not ended
         self._drainers = 0
         self._formatting = Formatting(residency)
@@ -68,7 +80,7 @@ class Mover:
         self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=work, args=args, name=f"kvstrata-{name}", daemon=True)
-            for name, work, args in self._jobs(readers, writers)
+            for name, work, args in self._jobs(readers)
         ]
         for thread in self._threads:
             thread.start()
@@ -83,7 +95,7 @@ class Mover:
 
         Where too many are waiting they are left out; they stay dirty, and ``flush`` finds them.
         """
-        room = max(0, self._write_limit - self._writes.qsize())
+        room = max(0, self._write_limit - len(self._writes))
         with self._books:
             first = self._number + 1
             self._number += min(len(rows), room)
@@ -99,67 +111,49 @@ class Mover:
             last = self._number
             self._drainers += 1
             try:
-                return self._books.wait_for(
-                    lambda: min(self._unwritten, default=last + 1) > last, timeout_s
-                )
+                return self._books.wait_for(lambda: self._has_ended(last), timeout_s)
             finally:
                 self._drainers -= 1
+
+    def _has_ended(self, last: int) -> bool:
+        """Whether every write up to that number has."""
+        while self._oldest <= last and self._oldest not in self._unwritten:
+            self._oldest += 1
+        return self._oldest > last
 
     def close(self) -> None:
         """Stop the threads; what is queued is not written, what is in flight is waited for."""
         self._closing.set()
         self._formatting.stop()
-        for _ in self._threads:  # one end of the queue for each that may wait there
-            self._writes.put(None)
-            for reads in self._reads:
-                reads.put(None)
-        for thread in self._threads:
-            thread.join(timeout=5.0)  # one that hangs in the kernel is left behind
+        self._writes.end()
+        for reads in self._reads:
+            reads.end()
+        end = time.monotonic() + _PATIENCE_S
+        for thread in self._threads:  # one that hangs in the kernel is left behind
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def _jobs(
-        self, readers: int, writers: int
-    ) -> Iterable[tuple[str, Callable[..., None], tuple[int, ...]]]:
-        if not self._disk.stripes:
-            yield "seal", self._write_loop, ()  # a slab that is inherited needs checksums
+    def _jobs(self, readers: int) -> Iterable[tuple[str, Callable[..., None], tuple[int, ...]]]:
+        # where there is no disk they only seal: a slab that is inherited needs checksums
+        yield from (("write", self._write_loop, ()) for _ in range(self._writers))
         for stripe in range(len(self._disk.stripes)):
             yield from (("read", self._read_loop, (stripe,)) for _ in range(readers))
-            yield from (("write", self._write_loop, ()) for _ in range(writers))
             yield "format", self._formatting.run, (stripe,)
         yield "house", self._house_loop, ()
 
     def _read_loop(self, stripe: int) -> None:
-        while (fetch := self._reads[stripe].get()) is not None and not self._closing.is_set():
-            self._read(fetch)
-
-    def _read(self, fetch: Fetch) -> None:
-        residency, source = self._residency, fetch.source
-        breaker = self._disk.stripes[source.place.stripe].breaker
-        host, slot = residency.host, fetch.parcel.slot
-        try:
-            pieces = host.pieces(slot, sectors(fetch.parcel.nbytes))
-            header = self._disk.read(source.place, source.fid, source.generation, pieces)
-            if header.payload_bytes != fetch.parcel.nbytes:  # what is behind it was not read
-                raise FrameError("the payload is not as long as the index says")
-            fetch.is_plain = is_plain(header)
-            here = header._replace(extents=host.slab.extents(slot))
-            host.write_header(slot, encode(here, host.superblock.seed))
-            fetch.is_good = True
-            breaker.success()
-        except TierError as error:
-            breaker.failure(str(error))
-        except (FrameError, ArgumentError) as error:  # the latter: no room for our extents
-            residency.quarantine(fetch.parcel.row, source.generation, str(error))
-        with residency.lock.behind:
-            self._promotion.land(fetch)
-        fetch.finish()
+        while (batch := self._reads[stripe].take()) and not self._closing.is_set():
+            self._reading.read(batch)
 
     def _write_loop(self) -> None:
-        while (write := self._writes.get()) is not None and not self._closing.is_set():
+        while (batch := self._writes.take()) and not self._closing.is_set():
             if self._disk.takes_writes:
                 self._let_reads_go_first()
-            elif self._writes.empty():
+            elif not self._writes:
                 self._closing.wait(_SEAL_S)
-            self._write([write, *self._more_writes()])
+            self._write(batch)
+
+    def _written(self, write: _Write) -> int:
+        return self._residency.index.nbytes[HOST][write.row]
 
     def _write(self, batch: Sequence[_Write]) -> None:
         try:
@@ -170,20 +164,9 @@ class Mover:
                 if self._drainers:
                     self._books.notify_all()
 
-    def _more_writes(self) -> Iterator[_Write]:
-        for _ in range(_BATCH - 1):
-            try:
-                write = self._writes.get_nowait()
-            except Empty:
-                return
-            if write is None:
-                self._writes.put(None)  # the end: for the next turn
-                return
-            yield write
-
     def _let_reads_go_first(self) -> None:
         patience = time.monotonic() + _COURTESY_S
-        while any(reads.qsize() for reads in self._reads) and time.monotonic() < patience:
+        while any(self._reads) and time.monotonic() < patience:
             time.sleep(_COURTESY_S / 50)
 
     def _house_loop(self) -> None:
@@ -221,9 +204,14 @@ class Mover:
                 self._settle(number)
             except TierError:
                 is_well = False
-        stripe.breaker.probed(is_well)
         if is_well:
             with self._residency.lock.behind:
                 rows = dirty(self._residency)
             self.store(rows, [self._residency.index.generation[row] for row in rows])
+        else:
+            stripe.breaker.probed(succeeded=False)
         self._probing.discard(number)
+
+
+def _fetched(fetch: Fetch) -> int:
+    return fetch.parcel.nbytes

@@ -73,7 +73,14 @@ def open_disk(settings: Settings, open_file: OpenFile, clock: Callable[[], float
         stripes = []
         for directory in settings.slab_dirs:
             breaker = Breaker(str(directory), clock)
-            stripe = Stripe(directory, share, store=store, open_file=open_file, breaker=breaker)
+            stripe = Stripe(
+                directory,
+                share,
+                store=store,
+                open_file=open_file,
+                breaker=breaker,
+                writers=settings.writers,
+            )
             undo.callback(stripe.close)
             stripes.append(stripe)
         disk = DiskTier(stripes, catalog, is_written=settings.write == "behind")

@@ -13,7 +13,7 @@ from ..compression.codec import ATTACHMENT, BASE, REFINEMENT, Block, Bytes, Code
 from ..compression.codecs import CODECS_BY_NUMBER
 from .errors import FrameError
 from .files import ALIGNMENT
-from .frame import Header, checksum, verify_key, with_checksums
+from .frame import Header, checksum, fits, verify_key, with_checksums
 from .layout import Layout
 from .meta import Meta
 from .segments import INLINE, SegmentEntry
@@ -79,6 +79,12 @@ def verify_payload(header: Header, pieces: Sequence[Bytes]) -> None:
             raise FrameError(f"the checksum of a segment of kind {segment.kind} is wrong")
 
 
+def verify(header: Header, pieces: Sequence[Bytes]) -> None:
+    """Raise FrameError unless all that was read of a frame is what its header and key ask for."""
+    verify_payload(header, pieces)
+    meta_of(header, pieces)
+
+
 def meta_of(header: Header, pieces: Sequence[Bytes]) -> Meta:
     """The meta segment, from which the key was recomputed; raises FrameError where it differs."""
     first = header.segments[0]
@@ -122,6 +128,8 @@ def compress(
         np.concatenate(tail, out=out[length:end])
     entries = [*_entries(encoded, codec.number), *_moved(rest, length - base.length)]
     inline = [s for s in header.segments if s.flags & INLINE]
+    if not fits(len(inline) + len(entries), len(header.inline)):
+        return sealed
     changed = header._replace(segments=(*inline, *entries), has_checksums=False)
     return Sealed(seal(changed, [out]), [out[: sectors(end)]])
 

@@ -28,9 +28,10 @@ class Promotion:
             return fetch, False
         nbytes, place = index.nbytes[DISK][row], residency.disk_place(row)
         residency.disk.lease(place)  # first: making room must not take the copy that is wanted
+        residency.room.on_behalf_of = index.tenant[row]
         slots = residency.room.take_host(nbytes)
         if not slots:
-            residency.disk.release(place)
+            residency.release_disk(row, place)
             return None, False
         slot = slots[0]
         residency.host.slab.lease(slot)
@@ -43,7 +44,7 @@ class Promotion:
         """A read has ended: its row is in host memory, or its slot is given back."""
         residency = self._residency
         row, generation, slot, nbytes = fetch.parcel
-        residency.disk.release(fetch.source.place)
+        residency.release_disk(row, fetch.source.place)
         if self._fetches.get(row) is fetch:
             del self._fetches[row]
         is_wanted = fetch.is_good and residency.is_current(row, generation)

@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from .ghosts import Reason
-from .index import ABSENT, DISK, HOST, NONE
+from .index import ABSENT, DISK, HOST
 from .lock import StoreLock
 from .room import Room
 from .tier import Place
@@ -46,13 +46,9 @@ class Residency:
         self.outdated = room.outdated
         self.generation = 1
         self.buried_up_to = 0  # the last generation that a tombstone may cover
+        self.is_dropping = False  # whether blocks up to there are still being taken away
         self._tenants: dict[bytes, int] = {bytes(16): 0}
         self._next_end = 0.0  # no pin and no life ends before
-
-    def find(self, fid: bytes, generation: int) -> int:
-        """The row of a frame id if it still is of that generation, else NONE."""
-        row = self.index.find(fid)
-        return row if row != NONE and self.index.generation[row] == generation else NONE
 
     def is_current(self, row: int, generation: int) -> bool:
         """Whether a row still is of that generation."""
@@ -68,10 +64,13 @@ class Residency:
         """The generation for a row's header that is to say more than before.
 
         A new one where a tombstone may cover the row's: what is said may be a tag that was dropped.
+        0 while a drop goes on: what it is about to take away must not outlive its tombstone.
         """
         generation = self.index.generation[row]
         if generation > self.buried_up_to:
             return generation
+        if self.is_dropping:
+            return 0
         self.generation += 1
         return self.generation
 
@@ -90,7 +89,7 @@ class Residency:
     def abandon(self, parcels: Sequence[Landing]) -> None:
         """New rows whose payload did not come are gone, and their slots are free.
 
-        A row of another generation has a worse copy, which stays.
+        A row of another generation stays: it has a worse copy, or is another frame's by now.
         """
         for row, generation, slot in reversed(parcels):
             self.host.give(slot)
@@ -117,11 +116,15 @@ class Residency:
         Whether what is stored of it is to be written anew.
         """
         self.counters.already_stored += 1
+        self.lengthen(row, expiry)
+        return self.tag(row, tags) or row in self.outdated
+
+    def lengthen(self, row: int, expiry: float) -> None:
+        """Let a row live until then, 0 for ever, if that is longer."""
         current = self.index.expiry[row]
         if current and (not expiry or expiry > current):
             self.limit(row, expiry)
-            self.outdated.add(row)
-        return self.tag(row, tags) or row in self.outdated
+            self._outdate(row)
 
     def is_resident(self, row: int) -> bool:
         """Whether the row has a place that can be read."""
@@ -158,6 +161,11 @@ class Residency:
         worse = self.room.worse.get(row)
         return [] if worse is None else [(worse.place, worse.nbytes)]
 
+    def has_on_disk(self, row: int, fid: bytes, place: Place) -> bool:
+        """Whether a frame has this place on disk, also as a worse copy that is still kept."""
+        is_there = any(place == each for each, _ in self.disk_copies(row))
+        return is_there and self.index.fid[row] == fid
+
     def remove(self, row: int, reason: Reason) -> list[int]:
         """Take a row and all that hangs from it off every tier; the generations that went."""
         return self.room.remove(row, reason)
@@ -176,6 +184,11 @@ class Residency:
         """End a lease on a host slot; a victim that was passed over for it is offered again."""
         if self.host.slab.release(slot):
             self.room.offer(row)
+
+    def release_disk(self, row: int, place: Place) -> None:
+        """End a lease on a place on disk; a victim that was passed over for it is offered again."""
+        self.disk.release(place)
+        self.room.offer(row)
 
     def release_all(self, rows: Sequence[int], slots: Sequence[int]) -> None:
         """End leases on host slots, as ``release`` does."""
@@ -210,22 +223,45 @@ class Residency:
             due = self._due(now)
         for start in range(0, len(due), _AT_ONCE):
             with self.lock.behind:
-                some = due[start : start + _AT_ONCE]
-                count += sum(self._end(row, now) for row, g in some if self.is_current(row, g))
+                for row, fid in due[start : start + _AT_ONCE]:
+                    count += self._end(row, now) if self.index.fid[row] == fid else 0
         return count
 
-    def _due(self, now: float) -> list[tuple[int, int]]:
-        """Rows whose pin or life has ended, the youngest first: tails go before heads."""
+    def tag(self, row: int, tags: Iterable[str]) -> bool:
+        """Add tags to a row; whether what is stored of it is to be written anew."""
+        if not self.marks.tag(row, tags):
+            return False
+        self._outdate(row)
+        return True
+
+    def put_in_host(self, row: int, slot: int, nbytes: int, *, is_plain: bool) -> None:
+        """A row is in host memory now, too."""
+        self.index.place[HOST][row] = slot
+        self.index.nbytes[HOST][row] = nbytes
+        self.index.plain[row] = is_plain
+        self.policy.add(HOST, [row])
+
+    def _outdate(self, row: int) -> None:
+        """More was said of a row than its header knows."""
+        if row not in self.index.private:
+            self.outdated.add(row)
+
+    def _due(self, now: float) -> list[tuple[int, bytes]]:
+        """Rows whose pin or life has ended, with their frame ids, the youngest first.
+
+        So tails go before heads.
+        """
         if now < self._next_end:
             return []
         index, pins = self.index, self.marks.pins
         ends, generations = index.columns.expiry[: index.used], index.columns.generation
-        due = np.flatnonzero((ends > 0) & (ends <= now) & (generations[: index.used] > 0)).tolist()
-        due += [row for row, until in pins.items() if until <= now]
+        is_over = (ends > 0) & (ends <= now) & (generations[: index.used] > 0)
+        is_over[[row for row, until in pins.items() if until <= now]] = True
         next_end = float(ends.min(where=ends > now, initial=inf))
         self._next_end = min([next_end, *(until for until in pins.values() if until > now)])
-        due.sort(key=index.generation.__getitem__, reverse=True)
-        return [(row, index.generation[row]) for row in due]
+        rows = np.flatnonzero(is_over)
+        rows = rows[np.argsort(generations[rows])[::-1]]
+        return list(zip(rows.tolist(), index.fid[rows].tolist(), strict=True))
 
     def _end(self, row: int, now: float) -> int:
         """End a row's pin, and its life with all that hangs from it, if their time has come."""
@@ -236,17 +272,3 @@ class Residency:
         gone = len(self.remove(row, Reason.EXPIRED))
         self.counters.expired += gone
         return gone
-
-    def tag(self, row: int, tags: Iterable[str]) -> bool:
-        """Add tags to a row; whether what is stored of it is to be written anew."""
-        if not self.marks.tag(row, tags):
-            return False
-        self.outdated.add(row)
-        return True
-
-    def put_in_host(self, row: int, slot: int, nbytes: int, *, is_plain: bool) -> None:
-        """A row is in host memory now, too."""
-        self.index.place[HOST][row] = slot
-        self.index.nbytes[HOST][row] = nbytes
-        self.index.plain[row] = is_plain
-        self.policy.add(HOST, [row])

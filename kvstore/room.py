@@ -4,16 +4,17 @@ In the order of cost:
     a clean host victim    its copy on disk stays, nothing is lost
     a dirty one            passed over while clean ones are left, then dropped and counted
     a disk victim          is gone, unless it is in host memory too; none that has a child
-A row whose last copy leaves is forgotten; ghosts remember why.  A victim that was passed over, for
-it was leased, pinned, waiting to be written, or had a child, is offered again when that ends.
+A row whose last copy leaves is forgotten; ghosts remember why.  A better copy that leaves before it
+was written gives way to the worse one that is still on disk.  A victim that was passed over, for it
+was leased, pinned, had a child or lies on a medium that is switched off, is offered again when that
+ends; one that only waited to be written is a clean victim after its next use.
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import NamedTuple
 
-from ..eviction.policy import Action, MayLeave, Policy, Victim
+from ..eviction.policy import Action, MayLeave, Policy
 from .disk import DiskTier
 from .ghosts import Ghost, Ghosts, Reason
 from .host import HostTier
@@ -74,6 +75,11 @@ class Room:
         """Whether there are victims that were passed over."""
         return bool(self._passed)
 
+    @property
+    def unwritten(self) -> Set[int]:
+        """Rows in host memory that were passed over because they only wait to be written."""
+        return self._dirty.keys()
+
     def take_host(self, nbytes: int, count: int = 1) -> list[int]:
         """Host slots for so many frames of ``nbytes`` each, making room as needed.
 
@@ -100,8 +106,6 @@ class Room:
             index.place[DISK][row] = ABSENT
             if index.place[HOST][row] == ABSENT:
                 self._forget(row, gone)
-            elif index.parent[row] in self._passed:
-                self.offer(index.parent[row])
             place = disk.take(nbytes)
             if place is not None:
                 break
@@ -146,6 +150,19 @@ class Room:
             self._dirty.pop(row, None)
             self.policy.touch([row])
 
+    def offer_all(self) -> None:
+        """Let the policy offer again whatever was passed over, for whichever reason."""
+        for row in list(self._passed):
+            self.offer(row)
+
+    def withdraw(self, rows: Sequence[int]) -> None:
+        """Forget rows that never had a place, each behind its children."""
+        for row in rows:
+            parent = self.index.parent[row]
+            self.index.remove(row)
+            if parent in self._passed:
+                self.offer(parent)
+
     def _evict_host(self, nbytes: int, count: int, slots: list[int]) -> None:
         """Let blocks leave host memory until there are so many slots.
 
@@ -153,19 +170,17 @@ class Room:
         """
         index, host, slab = self.index, self.host, self.host.slab
         places, sizes, on_disk = index.place[HOST], index.nbytes[HOST], index.place[DISK]
-        pages, passed = pages_for(nbytes), self._passed
+        pages = pages_for(nbytes)
         gone = Gone(list)
         freed: list[int] = []
         self._writes_behind = self.disk.takes_writes
-        victims = self.policy.victims(HOST, self._may_leave_host)
-        for row, _ in chain(victims, self._dirty_victims()):
+        for row in self._host_victims():
             slot = places[row]
             places[row] = ABSENT
             freed.append(sizes[row])
+            self._dirty.pop(row, None)
             if on_disk[row] == ABSENT and not self._fall_back(row):
                 self._forget(row, gone)
-            elif index.parent[row] in passed:
-                self.offer(index.parent[row])  # it may have been passed over for this child
             if slab.is_fit(slot, pages):
                 host.wipe(slot)
                 slots.append(slot)
@@ -177,8 +192,18 @@ class Room:
         self._count(HOST, len(freed), sum(freed))
         self._bury(gone, Reason.EVICTED)
 
-    def _dirty_victims(self) -> Iterator[Victim]:
-        """What only waits to be written, when there is nobody else."""
+    def _host_victims(self) -> Iterator[int]:
+        """Who leaves host memory: whom the policy names, then what only waits to be written."""
+        while True:
+            for row, _ in self.policy.victims(HOST, self._may_leave_host):
+                yield row
+            row = self._next_dirty()
+            if row == NONE:
+                return
+            yield row  # with which its parent may have become a victim
+
+    def _next_dirty(self) -> int:
+        """The next row that only waits to be written and may leave; NONE where there is none."""
         while self._dirty:
             row, _ = self._dirty.popitem(last=False)
             slot, is_last = self.index.place[HOST][row], self.index.place[DISK][row] == ABSENT
@@ -187,7 +212,8 @@ class Room:
                 self.counters.dropped_dirty += is_last
                 self._passed.discard(row)
                 self.policy.forget(HOST, [row])
-                yield row, Action.DROP
+                return row
+        return NONE
 
     def _host_gate(self) -> MayLeave:
         """What the policy asks of each victim; made once, for it is asked for every block saved."""
@@ -214,13 +240,27 @@ class Room:
         return may_leave
 
     def _may_leave_disk(self, row: int, action: Action) -> bool:
-        """A row with a child stays even if it is in host memory: the child may be written yet."""
-        is_leased = self.disk.is_leased(self._place_on_disk(row))
-        is_held = is_leased or self._is_pinned(row) or self.index.has_children(row)
+        is_held = (
+            self.disk.is_leased(self._place_on_disk(row))
+            or self._is_pinned(row)
+            or self._is_needed_on_disk(row)
+            or not self.disk.is_up(self.index.stripe[row])  # its room is of use to nobody now
+        )
         if action is Action.DROP and not is_held:
             return True
         self._passed.add(row)
         return False
+
+    def _is_needed_on_disk(self, row: int) -> bool:
+        """Whether a child, which may be written yet, is to be reached there through this row."""
+        index, on_disk = self.index, self.index.place[DISK]
+        if not index.has_children(row):
+            return False
+        if index.place[HOST][row] == ABSENT:
+            return True
+        while row != NONE and on_disk[row] != ABSENT:
+            row = index.parent[row]
+        return row == NONE
 
     def _is_pinned(self, row: int) -> bool:
         return self.marks.pins.get(row, 0.0) > self.clock()
@@ -244,6 +284,7 @@ class Room:
         if places[row] != ABSENT:
             self.host.give(places[row])
             places[row] = ABSENT
+            self._dirty.pop(row, None)
             self.policy.forget(HOST, [row])
 
     def _leave_disk(self, row: int) -> None:

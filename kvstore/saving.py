@@ -18,7 +18,7 @@ from .index import HOST
 from .keys import tenant_id
 from .molds import Batch, Incoming, Molds, Terms, spread
 from .pages import Pages
-from .residency import Residency
+from .residency import Landing, Residency
 
 
 class Saving:
@@ -37,8 +37,8 @@ class Saving:
         with residency.lock:
             residency.room.on_behalf_of = self._tenant
             admission = Admission(residency, self._molds, batch)
-            worse = admission.replaced
-            self._describe([f for f in admission.frames if f[2] not in worse], batch.terms)
+            new = [f for f in admission.frames if f.generation not in admission.replaced]
+            self._describe(new, batch.terms)
         is_complete = False
         try:
             self._gather(admission.frames, pages)
@@ -47,22 +47,21 @@ class Saving:
         finally:
             if not is_complete:
                 with residency.lock:
-                    residency.abandon([frame[2:] for frame in admission.frames])
+                    residency.abandon(_landings(admission.frames))
         with residency.lock:
             rows = self._publish(admission, batch.terms)
-        return admission.stored, rows + admission.outdated
+        return admission.stored, rows + admission.renewed
 
     def _gather(self, frames: Sequence[Incoming], pages: Pages) -> None:
         host = self._residency.host
         for part in self._molds.parts:
-            mine = [frame for frame in frames if frame[1].part == part]
+            mine = [frame for frame in frames if frame.mold.part == part]
             if not mine:
                 continue
-            spans = [
-                host.span(slot, mold.base.offset, mold.base.length) for _, mold, *_, slot in mine
-            ]
+            bases = [(frame.slot, frame.mold.base) for frame in mine]
+            spans = [host.span(slot, base.offset, base.length) for slot, base in bases]
             views = [span[0] if len(span) == 1 else _joint(span) for span in spans]
-            pages.gather(part, [frame[0] for frame in mine], views)
+            pages.gather(part, [frame.block for frame in mine], views)
             for view, span in zip(views, spans, strict=True):
                 if len(span) > 1:
                     spread(view, span)
@@ -78,17 +77,17 @@ class Saving:
             index.expiry[row] = terms.expiry
             index.nbytes[HOST][row] = mold.nbytes
         if terms.expiry or terms.tags:
-            for _, _, row, _, _ in frames:
-                residency.limit(row, terms.expiry)
-                residency.marks.tag(row, terms.tags)
+            for frame in frames:
+                residency.limit(frame.row, terms.expiry)
+                residency.marks.tag(frame.row, terms.tags)
         if self._identity.is_private:
-            index.private.update(frame[2] for frame in frames)
+            index.private.update(frame.row for frame in frames)
 
     def _publish(self, admission: Admission, terms: Terms) -> list[int]:
         residency, counters = self._residency, self._residency.counters
         if admission.replaced:
             self._supersede(admission, terms)
-        rows = residency.arrive([frame[2:] for frame in admission.frames])
+        rows = residency.arrive(_landings(admission.frames))
         nbytes = residency.index.nbytes[HOST]
         counters.saved += len(rows)
         counters.saved_bytes += sum(nbytes[row] for row in rows)
@@ -97,12 +96,17 @@ class Saving:
     def _supersede(self, admission: Admission, terms: Terms) -> None:
         residency = self._residency
         for frame in admission.frames:
-            row, generation = frame[2:4]
-            worse = admission.replaced.get(row)
-            if worse is not None and residency.is_current(row, worse):
-                residency.room.supersede(row, generation)
+            worse = admission.replaced.get(frame.generation)
+            if worse is not None and residency.is_current(frame.row, worse):
+                expiry = residency.index.expiry[frame.row]
+                residency.room.supersede(frame.row, frame.generation)
                 self._describe([frame], terms)
+                residency.lengthen(frame.row, expiry)
                 residency.counters.replaced += 1
+
+
+def _landings(frames: Sequence[Incoming]) -> list[Landing]:
+    return [(frame.row, frame.generation, frame.slot) for frame in frames]
 
 
 def _joint(pieces: Sequence[Bytes]) -> Bytes:

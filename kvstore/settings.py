@@ -46,8 +46,9 @@ class Settings:
     slab files; ``disk`` is the bytes of all slab files together, 0 for no disk tier.  ``write``
     says whether blocks go to disk behind the save that brought them, or not at all.  ``ttl`` is
     what a save gets that asks for none, 0 for never; ``deadline`` is how long a load may take
-    before it counts as failed.  ``readers`` and ``writers`` are threads for each slab file;
-    ``ghosts`` is how many blocks that left are remembered, to explain why they are gone.
+    before it counts as failed.  ``readers`` and ``writers`` say how many
+    I/Os go on at once in each slab file; ``ghosts`` is how many blocks that left are
+    remembered, to explain why they are gone.
 
     Raises ``SettingsError`` for a value that means nothing.
     """

@@ -23,7 +23,7 @@ from .explain import Explaining, Explanation
 from .hit import Hit
 from .identity import Identity
 from .index import NONE
-from .keys import Tokens, tenant_id
+from .keys import KEY_BYTES, Tokens, tenant_id
 from .layout import EXACT
 from .loading import Loading
 from .molds import Attachments, Batch, Terms
@@ -201,6 +201,8 @@ class Space:
             named += self._keys(prefix, extras)[-1:]
         if bool(named) == (tag is not None):
             raise ArgumentError("name what to drop: a prefix of a block or more, keys, or a tag")
+        if any(len(key) != KEY_BYTES for key in named):
+            raise ArgumentError(f"a block's key has {KEY_BYTES} bytes")
         if tag is not None:
             return self._drop_tag(tag, overwrite=overwrite)
         return self._shared.dropping.drop(
@@ -243,11 +245,12 @@ class Space:
         return keys.chain(self.root, tokens, self.layout.block_tokens, extras)
 
     def _each_stored(self, tokens: Tokens, extras: Extras, act: Callable[[int], None]) -> int:
-        chain = self._keys(tokens, extras)
-        with self._residency.lock:
+        chain, residency = self._keys(tokens, extras), self._residency
+        with residency.lock:
+            now = residency.clock()
             for block, key in enumerate(chain):
-                rows = [self._residency.index.find(key + bytes(part)) for part in self._parts]
-                if NONE in rows:
+                rows = [residency.index.find(key + bytes(part)) for part in self._parts]
+                if NONE in rows or any(0 < residency.index.expiry[row] <= now for row in rows):
                     return block
                 for row in rows:
                     act(row)

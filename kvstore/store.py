@@ -49,6 +49,7 @@ _log = logging.getLogger("kvstrata")
 
 _IDENTITY = b"identity:"
 _CLOSE_S = 20.0
+_ROUNDS = 2  # of a flush: a full disk may have room once what was being written has settled
 _MEMORY_PER_GHOST = 64 << 10  # a ghost costs 400 bytes, and is worth less than a block
 
 
@@ -144,17 +145,16 @@ class Store:
             self._mover.drain(timeout_s)  # checksums are taken behind the save, too
             return False
         with self._residency.lock:
-            last = self._residency.generation
-            rows = dirty(self._residency)
-        self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
-        is_drained = self._mover.drain(timeout_s)
-        if not self._sync():
-            return False
-        with self._residency.lock:
-            index = self._residency.index
-            return is_drained and not any(
-                index.generation[row] <= last for row in dirty(self._residency)
-            )
+            last, index = self._residency.generation, self._residency.index
+        for _ in range(_ROUNDS):
+            rows = self._unwritten(last)
+            self._mover.store(rows, [index.generation[row] for row in rows])
+            if not self._mover.drain(timeout_s):
+                self._sync()
+                return False
+            if not self._unwritten(last):
+                break
+        return self._sync() and not self._unwritten(last)
 
     def expire(self) -> int:
         """Remove what has expired now; how many blocks."""
@@ -252,6 +252,12 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _unwritten(self, last: int) -> list[int]:
+        """Rows up to this generation whose copies on disk are missing or outdated."""
+        with self._residency.lock:
+            index = self._residency.index
+            return [row for row in dirty(self._residency) if index.generation[row] <= last]
 
     def _sync(self) -> bool:
         try:

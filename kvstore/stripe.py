@@ -21,6 +21,8 @@ from .errors import FrameError, TierError
 from .files import Bytes, OpenFile, aligned
 from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, slots_for
 from .superblock import Superblock
+from .transfers import Payload, adjoining, near, placed, runs
+from .turns import Turns
 
 _SCAN_SLOTS = 256
 _ZERO_BYTES = 8 << 20
@@ -30,11 +32,19 @@ class Stripe:
     """The slab in one directory."""
 
     def __init__(
-        self, directory: Path, nbytes: int, *, store: bytes, open_file: OpenFile, breaker: Breaker
+        self,
+        directory: Path,
+        nbytes: int,
+        *,
+        store: bytes,
+        open_file: OpenFile,
+        breaker: Breaker,
+        writers: int,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self.breaker = breaker
+        self.turns = Turns(writers)
         self._headers = open_file(directory / "headers.kvs")
         self._pages = open_file(directory / "pages.kvs")
         self._scratch = threading.local()
@@ -49,31 +59,44 @@ class Stripe:
         if self.is_new:
             self.write_headers(dict.fromkeys(range(min(slots, _SCAN_SLOTS)), b""))
 
-    def write(self, extents: Sequence[Extent], payload: Sequence[Bytes]) -> None:
-        """Write payload, arrays of whole sectors, from the first byte of ``extents`` on."""
-        for offset, data in _placed(extents, payload):
-            self._pages.write(offset, data)
+    def write(self, payloads: Sequence[Payload]) -> None:
+        """Write payloads, those in neighbouring pages at once."""
+        for _, payload in adjoining(payloads):
+            for offset, data in placed(payload):
+                self._pages.write(offset, data)
 
     def write_headers(self, headers: Mapping[int, bytes]) -> None:
         """Write header slots by number, those of neighbours at once."""
-        for slots in _runs(sorted(headers)):
-            buffer = aligned(len(slots) * SLOT_BYTES)
+        for slots in runs(sorted(headers), _SCAN_SLOTS):
+            buffer = self._buffer(len(slots))
+            buffer[:] = 0
             for position, slot in enumerate(slots):
                 start = position * SLOT_BYTES
                 data = np.frombuffer(headers[slot], np.uint8)
                 buffer[start : start + data.nbytes] = data
             self._headers.write((slots.start + 1) * SLOT_BYTES, [buffer])
 
-    def read_header(self, slot: int) -> bytes:
-        """Read a header slot."""
-        scratch = self._slot_buffer()
-        self._headers.read((slot + 1) * SLOT_BYTES, [scratch])
-        return scratch.tobytes()
+    def read_headers(self, slots: Sequence[int]) -> dict[int, bytes]:
+        """Read header slots, those that lie near each other at once."""
+        found = {}
+        for some in near(sorted(slots)):
+            buffer = self._buffer(some[-1] + 1 - some[0])
+            self._headers.read((some[0] + 1) * SLOT_BYTES, [buffer])
+            for slot in some:
+                start = (slot - some[0]) * SLOT_BYTES
+                found[slot] = buffer[start : start + SLOT_BYTES].tobytes()
+        return found
 
     def read(self, extents: Sequence[Extent], into: Sequence[Bytes]) -> None:
         """Read payload from the first byte of ``extents`` on into aligned arrays."""
-        for offset, data in _placed(extents, into):
+        for offset, data in placed(Payload(extents, into)):
             self._pages.read(offset, data)
+
+    def arrivals(self, payloads: Sequence[Payload]) -> Iterator[list[int]]:
+        """Read payloads, those in neighbouring pages at once; their numbers as they come."""
+        for numbers, (extents, into) in adjoining(payloads):
+            self.read(extents, into)
+            yield numbers
 
     def wipe(self, slots: Sequence[int]) -> None:
         """Overwrite headers, durably: what they named cannot come back."""
@@ -139,46 +162,18 @@ class Stripe:
         return Superblock(slots, pages, old.slab, store, old.created)
 
     def _read_superblock(self) -> Superblock:
-        scratch = self._slot_buffer()
+        scratch = self._buffer(1)
         self._headers.read(0, [scratch])
         return Superblock.parse(scratch.tobytes())
 
     def _write_superblock(self) -> None:
-        scratch = self._slot_buffer()
+        scratch = self._buffer(1)
         scratch[:] = np.frombuffer(self.superblock.encode(), np.uint8)
         self._headers.write(0, [scratch])
 
-    def _slot_buffer(self) -> Bytes:
+    def _buffer(self, slots: int) -> Bytes:
+        """Memory of this thread's for so many header slots."""
         buffer: Bytes | None = getattr(self._scratch, "buffer", None)
-        if buffer is None:
-            buffer = self._scratch.buffer = aligned(SLOT_BYTES)
-        return buffer
-
-
-def _placed(extents: Sequence[Extent], data: Sequence[Bytes]) -> Iterator[tuple[int, list[Bytes]]]:
-    """Cut ``data``, arrays end to end, along ``extents``: file offset and arrays of each."""
-    todo = list(reversed(data))
-    for page, count in extents:
-        room, part = count * PAGE_BYTES, []
-        while room and todo:
-            piece = todo.pop()
-            if piece.nbytes > room:
-                todo.append(piece[room:])
-                piece = piece[:room]
-            part.append(piece)
-            room -= piece.nbytes
-        if part:
-            yield page * PAGE_BYTES, part
-
-
-def _runs(slots: Sequence[int]) -> Iterator[range]:
-    """Ascending numbers as ranges without gaps, none longer than what is scanned at once."""
-    start = end = None
-    for slot in slots:
-        if start is None or slot != end or slot - start == _SCAN_SLOTS:
-            if start is not None and end is not None:
-                yield range(start, end)
-            start = slot
-        end = slot + 1
-    if start is not None and end is not None:
-        yield range(start, end)
+        if buffer is None or buffer.nbytes < slots * SLOT_BYTES:
+            buffer = self._scratch.buffer = aligned(slots * SLOT_BYTES)
+        return buffer[: slots * SLOT_BYTES]

@@ -56,6 +56,9 @@ def audit(residency: Residency) -> None:
     places = index.columns.place[HOST][: index.used]
     hosted = places[places != ABSENT]
     assert len(np.unique(hosted)) == len(hosted), "two blocks in one place"
+    copies = [place for row in index.rows().tolist() for place, _ in residency.disk_copies(row)]
+    assert len(set(copies)) == len(copies), "two blocks in one place on disk"
+    assert residency.room.unwritten <= set(np.flatnonzero(places != ABSENT).tolist())
     for row in index.rows().tolist():
         parent = index.parent[row]
         assert parent == NONE or index.fid[parent], "a resident child without its parent"

@@ -56,7 +56,8 @@ class FaultyDisk:
 
     def __init__(self, only: str = "") -> None:
         self.counts: Counter[tuple[Operation, str, int]] = Counter()
-        self._only = only
+        self.nbytes: Counter[tuple[Operation, str]] = Counter()
+        self.only = only
         self._directory: Path | None = None
         self._errors: dict[Operation, int] = {}
         self._gates: dict[Operation, tuple[Gate, Path | None]] = {}
@@ -87,7 +88,7 @@ class FaultyDisk:
         self._ends_at = offset
 
     def damage(self, damage: Damage) -> None:
-        """Let ``damage`` have its way with what was read."""
+        """Let ``damage`` have its way with what was read; it may raise TierError, too."""
         self._damage = damage
 
     def mend(self) -> None:
@@ -97,10 +98,14 @@ class FaultyDisk:
         self._errors, self._gates = {}, {}
         self._ends_at = self._damage = None
 
-    def before(self, operation: Operation, path: Path, offset: int) -> None:
+    def before(
+        self, operation: Operation, path: Path, offset: int = 0, data: Sequence[Bytes] = ()
+    ) -> None:
         """What happens before an operation."""
+        end = offset + sum(piece.nbytes for piece in data)
         self.counts[operation, path.name, offset] += 1
-        if self._only not in ("", path.name):
+        self.nbytes[operation, path.name] += end - offset
+        if self.only not in ("", path.name):
             return
         gate, directory = self._gates.get(operation, (None, None))
         if gate is not None and directory in (None, path.parent):
@@ -108,12 +113,12 @@ class FaultyDisk:
         error = self._errors.get(operation)
         if error is not None and self._directory in (None, path.parent):
             raise TierError(f"{path} at {offset}: {os.strerror(error)}")
-        if operation == "read" and self._ends_at is not None and offset >= self._ends_at:
-            raise TierError(f"{path} ends before {offset}")
+        if operation == "read" and self._ends_at is not None and end > self._ends_at:
+            raise TierError(f"{path} ends before {end}")
 
     def after_read(self, path: Path, offset: int, into: Sequence[Bytes]) -> None:
         """What happens to bytes that were read."""
-        if self._damage is not None and self._only in ("", path.name):
+        if self._damage is not None and self.only in ("", path.name):
             self._damage(path, offset, into)
 
 
@@ -127,18 +132,18 @@ class _FaultyFile:
 
     def read(self, offset: int, into: Sequence[Bytes]) -> None:
         """Read, unless the disk has other plans."""
-        self._disk.before("read", self._path, offset)
+        self._disk.before("read", self._path, offset, into)
         self._file.read(offset, into)
         self._disk.after_read(self._path, offset, into)
 
     def write(self, offset: int, data: Sequence[Bytes]) -> None:
         """Write, unless the disk has other plans."""
-        self._disk.before("write", self._path, offset)
+        self._disk.before("write", self._path, offset, data)
         self._file.write(offset, data)
 
     def sync(self) -> None:
         """Sync, unless the disk has other plans."""
-        self._disk.before("sync", self._path, 0)
+        self._disk.before("sync", self._path)
         self._file.sync()
 
     def resize(self, nbytes: int) -> None:

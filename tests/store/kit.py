@@ -77,6 +77,7 @@ class Scene:
     write: Literal["behind", "none"] = "behind"
     codec: str = "raw"
     deadline: float = 30.0
+    readers: int = 4
     writers: int = 1
     ghosts: int = 65_536
 
@@ -90,6 +91,7 @@ class Scene:
             write=self.write,
             codec=self.codec,
             deadline=self.deadline,
+            readers=self.readers,
             writers=self.writers,
             ghosts=self.ghosts,
         )

@@ -1,0 +1,60 @@
+"""Engines go on while much is dropped or expires; what is refused takes nothing along."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from kvstrata.kvstore.errors import ArgumentError
+from tests.store.kit import (
+    MIB,
+    Crowd,
+    Scene,
+    expect_no_lease,
+    identity,
+    prompt,
+    restore,
+    save,
+    tier,
+)
+
+
+@pytest.mark.parametrize("how", ["tenant", "tag", "expiry"])
+def test_an_engine_gets_in_between_while_much_goes(scene: Scene, how: str) -> None:
+    with replace(scene, memory=64 * MIB, disk=0).open() as store:
+        space = store.space(identity(tenant="t"))
+        assert save(space, prompt(1, 400), tags=["x"], ttl_s=10) == 400
+        seen, is_over = [], threading.Event()
+
+        def watch() -> None:
+            while not is_over.is_set():
+                seen.append(store.stats().blocks)
+
+        verbs = {
+            "tenant": lambda: store.drop_tenant("t").blocks,
+            "tag": lambda: space.drop(tag="x").blocks,
+            "expiry": store.expire,
+        }
+        scene.clock.advance(11)
+        with Crowd() as crowd:
+            crowd.start(watch)
+            try:
+                assert verbs[how]() == 400
+            finally:
+                is_over.set()
+        assert any(0 < blocks < 400 for blocks in seen)
+        assert store.stats().blocks == 0
+        store.audit()
+
+
+def test_a_drop_that_is_refused_takes_nothing_along(scene: Scene) -> None:
+    tokens = prompt(1, 1)
+    with scene.open() as store:
+        space = store.space(identity())
+        save(space, tokens)
+        assert store.flush()
+        with pytest.raises(ArgumentError, match="32 bytes"):
+            space.drop(blocks=[space.match(tokens).keys[0], b"x" * 31])
+        expect_no_lease(store)
+        assert tier(store.stats(), "disk").leased == 0
+        assert restore(space, tokens) == 64
