@@ -134,7 +134,7 @@ class Collection:
         finally:
             with residency.lock:
                 if is_on_disk:
-                    residency.disk.release(place)
+                    residency.release_disk(row, place)
                 else:
                     residency.release(row, slot)
         return None

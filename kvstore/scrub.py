@@ -70,7 +70,7 @@ class Scrub:
             residency.quarantine(row, generation, str(error))
         finally:
             with residency.lock.behind:
-                disk.release(place)
+                residency.release_disk(row, place)
 
     def _read(self, place: Place, fid: bytes, generation: int, nbytes: int) -> None:
         if self._buffer.nbytes < sectors(nbytes):
