@@ -1,5 +1,6 @@
 """New slabs are written once in the background; what is borrowed for that always comes back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from kvstrata.kvstore import formatting
 from kvstrata.kvstore.errors import TierError
 from kvstrata.kvstore.space import Space
 from tests.store.faulty import FaultyDisk, Operation
-from tests.store.kit import FRAME_BYTES, Scene, eventually, identity, tier
+from tests.store.kit import FRAME_BYTES, Bytes, Scene, eventually, identity, tier
 
 SLOT = 4096
 
@@ -16,12 +17,14 @@ SLOT = 4096
 class _BadSpot(FaultyDisk):
     """Header slots 40 to 60 cannot be written."""
 
-    def before(self, operation: Operation, path: Path, offset: int) -> None:
+    def before(
+        self, operation: Operation, path: Path, offset: int = 0, data: Sequence[Bytes] = ()
+    ) -> None:
         """Refuse them."""
         is_bad = path.name == "headers.kvs" and 40 * SLOT <= offset < 60 * SLOT
         if operation == "write" and is_bad:
             raise TierError(f"{path} at {offset}: a bad spot")
-        super().before(operation, path, offset)
+        super().before(operation, path, offset, data)
 
 
 def test_places_that_could_not_be_formatted_are_given_back(
