@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ..compression.codec import Bytes, Codec
 from .errors import FrameError, TierError
 from .files import aligned
-from .frame import Header, encode, parse
+from .frame import Header, encode
 from .index import ABSENT, DISK, HOST
 from .layout import Layout
 from .payload import RAW, Sealed, compress, seal, sectors
@@ -152,7 +152,7 @@ class Demotion:
         host = self._residency.host
         try:
             pieces = host.pieces(job.slot, sectors(job.nbytes))
-            header = parse(host.header(job.slot), pages=host.slab.pages, slab=host.superblock.seed)
+            header = host.parse(bytes(host.header(job.slot)))
             sealed = Sealed(seal(_restated(header, job), pieces), pieces)
             return _Cargo(job, sealed, self._compress(sealed, number))
         except FrameError:  # dropped since it was leased: the header is wiped
