@@ -5,6 +5,8 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,14 @@ from tests.cli.kit import SRC, CommandLine, family, fill, restored, write_tokens
 from tests.store.kit import FULL, identity, prompt
 
 STEP = FULL.block_tokens
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let commands hear Ctrl-C: a shell lets what it runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_prefix_goes_with_what_continues_it(
@@ -96,6 +106,7 @@ def test_without_a_terminal_nobody_is_asked_and_nothing_dropped(
 @pytest.mark.parametrize(
     ("answer", "status", "left"), [(b"y\n", 0, 0), (b"n\n", 1, 6), (b"\n", 1, 6), (None, 130, 6)]
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_on_a_terminal_it_asks(stored: Path, answer: bytes | None, status: int, left: int) -> None:
     """None is Ctrl-C."""
     ours, theirs = pty.openpty()
@@ -112,14 +123,25 @@ def test_on_a_terminal_it_asks(stored: Path, answer: bytes | None, status: int, 
             asked += more
         assert b"everything of tenant none" in asked and b"[y/N]" in asked, asked.decode()
         if answer is None:
-            process.send_signal(signal.SIGINT)
+            _interrupt(process)
         else:
             os.write(ours, answer)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate()
         assert (process.returncode, b"Traceback" in rest) == (status, False)
     os.close(ours)
     os.close(theirs)
     assert restored(stored, family()[0]) == left * STEP
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Press Ctrl-C until it is heard: one that comes just before the process reads is not."""
+    for _ in range(60):
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+            return
+    process.kill()
+    raise AssertionError("Ctrl-C was never heard")
 
 
 def test_a_partial_receipt_says_so() -> None:
