@@ -13,10 +13,9 @@ header of another model is found without trusting the medium.
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from hashlib import sha256
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +50,6 @@ def framed(*fields: bytes) -> bytes:
     return b"".join(part for f in fields for part in (len(f).to_bytes(4, "little"), f))
 
 
-_NO_EXTRAS = framed(b"")
 _BLOCK = framed(b"block") + KEY_BYTES.to_bytes(4, "little")  # all that stands before the parent
 
 
@@ -73,16 +71,9 @@ def chain(
 
     Raises ``ArgumentError`` for a token that is no uint32 and for ``block_tokens`` below 1.
     """
-    if block_tokens < 1:
-        raise ArgumentError(f"block_tokens={block_tokens} is less than 1")
-    packed, step = uint32_tokens(tokens).tobytes(), 4 * block_tokens
-    starts = range(0, len(packed) - step + 1, step)
-    tails = _tails(extras or {}, len(starts))
-    join, length, key = b"".join, step.to_bytes(4, "little"), root
-    return [
-        key := sha256(join((_BLOCK, key, length, packed[start : start + step], tail))).digest()
-        for start, tail in zip(starts, tails, strict=False)
-    ]
+    bodies = _bodies(uint32_tokens(tokens), block_tokens, extras or {})
+    head, key = _BLOCK, root
+    return [key := sha256(head + key + body).digest() for body in bodies]
 
 
 def chunk(root: bytes, tokens: Tokens, extras: bytes = b"") -> bytes:
@@ -163,10 +154,21 @@ def _first_bad(tokens: Sequence[int]) -> str:
     return "tokens must be a sequence of integers"
 
 
-def _tails(extras: Mapping[int, bytes], count: int) -> Iterable[bytes]:
-    """The framed extras of each block, the last thing in its hash."""
-    if not extras:
-        return repeat(_NO_EXTRAS)
-    if min(extras) < 0:
-        raise ArgumentError(f"extras name block {min(extras)}; blocks are counted from 0")
-    return [framed(extras.get(block, b"")) for block in range(count)]
+def _bodies(
+    tokens: NDArray[np.uint32], block_tokens: int, extras: Mapping[int, bytes]
+) -> list[bytes]:
+    """What stands behind the parent in each block's hash: framed tokens and framed extras."""
+    if block_tokens < 1:
+        raise ArgumentError(f"block_tokens={block_tokens} is less than 1")
+    count = len(tokens) // block_tokens
+    words = np.zeros((count, block_tokens + 2), "<u4")  # length | tokens | length of no extras
+    words[:, 0] = 4 * block_tokens
+    words[:, 1:-1] = tokens[: count * block_tokens].reshape(count, block_tokens)
+    row = 4 * (block_tokens + 2)
+    bodies: list[bytes] = words.view(f"V{row}").ravel().tolist()
+    for block, extra in extras.items():
+        if block < 0:
+            raise ArgumentError(f"extras name block {block}; blocks are counted from 0")
+        if block < count:
+            bodies[block] = bodies[block][:-4] + framed(extra)
+    return bodies
