@@ -2,8 +2,11 @@
 
 Beyond the horizon, the time of the newest record that was forgotten, nothing is known: a block
 that is not here may never have been stored or may have left before.
+
+Records are kept as bytes: 65,536 tuples are what the garbage collector stops the world for.
 """
 
+import struct
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -17,6 +20,11 @@ class Reason(Enum):
     DROPPED = "dropped"
     QUARANTINED = "quarantined"
     LOST = "lost"
+
+
+_REASONS = tuple(Reason)
+_NUMBERS = {reason: number for number, reason in enumerate(_REASONS)}
+_RECORD = struct.Struct("<BdII")
 
 
 class Ghost(NamedTuple):
@@ -37,8 +45,8 @@ class Ghosts:
 
     def __init__(self, limit: int, *, since: float) -> None:
         self._half = limit // 2
-        self._newer: dict[bytes, Ghost] = {}
-        self._older: dict[bytes, Ghost] = {}
+        self._newer: dict[bytes, bytes] = {}
+        self._older: dict[bytes, bytes] = {}
         self._newest = self._newest_of_older = since
         self.horizon = since  # 0: from the store's beginning
 
@@ -50,12 +58,18 @@ class Ghosts:
             self._newest_of_older = self._newest
         if len(fids) > self._half:
             self.horizon = ghost.when  # too many at once: the rest is forgotten already
-        self._newer.update(dict.fromkeys(fids[: self._half], ghost))
+        reason, *rest = ghost
+        record = _RECORD.pack(_NUMBERS[reason], *rest)
+        self._newer.update(dict.fromkeys(fids[: self._half], record))
         self._newest = ghost.when
 
     def find(self, fid: bytes) -> Ghost | None:
         """What is remembered of a block."""
-        return self._newer.get(fid) or self._older.get(fid)
+        record = self._newer.get(fid) or self._older.get(fid)
+        if record is None:
+            return None
+        reason, when, tenant, made_room_for = _RECORD.unpack(record)
+        return Ghost(_REASONS[reason], when, tenant, made_room_for)
 
     def __len__(self) -> int:
         return len(self._newer) + len(self._older)
