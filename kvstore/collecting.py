@@ -11,7 +11,6 @@ import numpy as np
 
 from .errors import FrameError, TierError
 from .files import aligned
-from .frame import Header
 from .identity import Identity
 from .index import ABSENT, DISK, HOST, NONE
 from .keys import KeyKind
@@ -85,21 +84,12 @@ class Collection:
         with residency.lock:
             rows = [row for row in index.roots() if index.fid[row][-2:] == suffix]
             sources = [residency.header_source(row) for row in rows]
-        headers = (self._header(source) for source in sources if source is not None)
+        headers = (residency.read_header(source) for source in sources if source is not None)
         return [
             each.key
             for each in headers
             if each is not None and each.parent == self._root and each.kind == KeyKind.BLOCK
         ]
-
-    def _header(self, source: bytes | Place) -> Header | None:
-        host, disk = self._residency.host, self._residency.disk
-        try:
-            if isinstance(source, bytes):
-                return host.parse(source)
-            return disk.read_header(source)
-        except (FrameError, TierError):
-            return None
 
     def _block(self, key: bytes) -> Frames | None:
         frames = []
@@ -146,9 +136,7 @@ class Collection:
 
     def _copy(self, slot: int) -> Sealed:
         host = self._residency.host
-        with self._residency.lock:
-            raw = host.leased_header(slot)
-        header = host.parse(raw)
+        header = self._residency.leased_header(slot)
         pieces = host.pieces(slot, header.payload_bytes)
         copied = [np.concatenate(cut(pieces, 0, header.payload_bytes))]
         return Sealed(seal(header, copied), copied)

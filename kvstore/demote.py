@@ -82,16 +82,16 @@ class Demotion:
         """Bring copies on disk up to date: rows, if they still are of these generations."""
         with self._residency.lock.behind:
             jobs = [job for item in dict.fromkeys(items) if (job := self._begin(*item))]
-        written: list[_Job] = []
+        if not jobs:
+            return
         try:
-            written += [job for job in jobs if job.is_restatement and self._restate(job)]
+            written = [job for job in jobs if job.is_restatement and self._restate(job)]
             written += self._write([job for job in jobs if not job.is_restatement])
         finally:
             with self._residency.lock.behind:
                 self._end(jobs)
-        more = [(job.row, job.next_generation) for job in written if self._is_outdated(job)]
-        if more:
-            self.write(more)
+        outdated = self._residency.outdated  # again: more was said while they were written
+        self.write([(job.row, job.next_generation) for job in written if job.row in outdated])
 
     def _write(self, jobs: Sequence[_Job]) -> list[_Job]:
         """Write frames; those that are in the books now."""
@@ -119,10 +119,6 @@ class Demotion:
                 self._residency.release_disk(job.row, job.place)
             else:
                 self._residency.release(job.row, job.slot)
-
-    def _is_outdated(self, job: _Job) -> bool:
-        """Whether more was said of a job's row while it was written."""
-        return job.row in self._residency.outdated
 
     def _begin(self, row: int, generation: int) -> _Job | None:
         """Lease what is to be read or rewritten; None where there is nothing to be done."""

@@ -144,7 +144,7 @@ class DiskTier:
     def read(self, place: Place, fid: bytes, generation: int, into: Sequence[Bytes]) -> Header:
         """Read a frame and verify it: header, key, generation, every segment."""
         stripe = self.stripes[place.stripe]
-        header = believed(stripe, self._slot(place), fid, generation)
+        header = self.read_header_of(place, fid, generation)
         length = header.payload_bytes
         if sectors(length) > sum(piece.nbytes for piece in into):
             raise FrameError("the payload is longer than the index says")
@@ -155,7 +155,7 @@ class DiskTier:
     def read_segment(self, place: Place, fid: bytes, generation: int, number: int) -> Bytes:
         """Read and verify one segment of a frame, by its number in the table, and no other."""
         stripe = self.stripes[place.stripe]
-        header = believed(stripe, self._slot(place), fid, generation)
+        header = self.read_header_of(place, fid, generation)
         segment = header.segments[number]
         if segment.is_inline:
             start = segment.offset

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import keys
-from .errors import FrameError, TierError
-from .frame import Header
 from .ghosts import Ghost
 from .identity import Identity
 from .index import ABSENT, HOST, NONE
@@ -24,7 +22,6 @@ from .layout import Part
 from .meta import parse_meta
 from .plan import Plan, State
 from .residency import Residency
-from .tier import Place
 
 _NEIGHBOURS = 64  # blocks that continue a prefix whose tokens are compared
 _IDENTITIES = 64
@@ -210,20 +207,13 @@ class Explaining:
             else:
                 rows = (row for row in index.roots() if index.fid[row][32:] == bytes(part))
             sources = [residency.header_source(row) for row in islice(rows, _NEIGHBOURS)]
-        headers = (self._read(source) for source in sources if source is not None)
+        headers = (residency.read_header(source) for source in sources if source is not None)
         for header in headers:
-            if header is not None and header.root == identity.root[:16]:
+            if header is None or not header.segments[0].is_inline:
+                continue
+            if header.root == identity.root[:16]:
                 tokens = parse_meta(header.inline[: header.segments[0].length]).tokens
                 yield np.frombuffer(tokens, "<u4")
-
-    def _read(self, source: bytes | Place) -> Header | None:
-        """A header whose meta segment lies inline, from host memory or from its slot on disk."""
-        host, disk = self._residency.host, self._residency.disk
-        try:
-            header = host.parse(source) if isinstance(source, bytes) else disk.read_header(source)
-        except (FrameError, TierError):
-            return None
-        return header if header.segments[0].is_inline else None
 
 
 def _whom(ghost: Ghost) -> str:

@@ -17,7 +17,6 @@ from ..compression.codec import Block
 from .errors import CodecError, FrameError
 from .fetch import Fetch
 from .files import Bytes
-from .frame import Header
 from .index import DISK, HOST
 from .layout import EXACT, Layout, Part
 from .pages import Pages
@@ -109,7 +108,7 @@ class Hit:
             return {}
         pieces = self._residency.host.pieces(lease.slot, lease.nbytes)
         try:
-            return attachments_of(self._header(lease), pieces)
+            return attachments_of(self._residency.leased_header(lease.slot), pieces)
         except FrameError as error:
             self._residency.quarantine(lease.row, lease.generation, str(error))
             return {}
@@ -190,17 +189,11 @@ class Hit:
                 raise FrameError(f"a base of at most {lease.nbytes} bytes where {length} belong")
             return joined(host.span(lease.slot, 0, length))
         pieces = host.pieces(lease.slot, lease.nbytes)
-        header = self._header(lease)
+        header = self._residency.leased_header(lease.slot)
         shape = self._layout.frame_shape(part.group, self._layout.block_tokens)
         block = Block(self._layout.groups[part.group], shape, np.empty(length, np.uint8))
         decode(header, pieces, block, layers=layers)
         return block.data
-
-    def _header(self, lease: Lease) -> Header:
-        host = self._residency.host
-        with self._residency.lock:  # the mover writes headers anew
-            header = host.leased_header(lease.slot)
-        return host.parse(header)
 
     def _shorten(self, bad: set[tuple[Part, int]]) -> None:
         parts = list(self._leases)

@@ -17,13 +17,17 @@ _PATIENCE_S = 0.02
 _PAUSE_S = 50e-6
 
 
-class StoreLock:
-    """Guards a store's books.  Not reentrant."""
+class Turns:
+    """Lets as many threads in as a lock or semaphore does, and knows whether some wait."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: set[int] = set()  # threads at the front
-        self.behind = _Behind(self._lock, self._waiting)
+    def __init__(self, lock: "threading.Lock | threading.Semaphore") -> None:
+        self._lock = lock
+        self._waiting: set[int] = set()  # threads
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a thread waits for its turn."""
+        return bool(self._waiting)
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
@@ -41,16 +45,25 @@ class StoreLock:
         self._lock.release()
 
 
+class StoreLock(Turns):
+    """Guards a store's books.  Not reentrant."""
+
+    def __init__(self) -> None:
+        lock = threading.Lock()
+        super().__init__(lock)
+        self.behind = _Behind(lock, self)
+
+
 class _Behind:
     """The other door."""
 
-    def __init__(self, lock: threading.Lock, waiting: set[int]) -> None:
+    def __init__(self, lock: threading.Lock, front: Turns) -> None:
         self._lock = lock
-        self._waiting = waiting
+        self._front = front
 
     def __enter__(self) -> None:
         patience = time.monotonic() + _PATIENCE_S
-        while self._waiting and time.monotonic() < patience:
+        while self._front.is_crowded and time.monotonic() < patience:
             time.sleep(_PAUSE_S)
         self._lock.acquire()
 

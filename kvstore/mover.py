@@ -90,11 +90,12 @@ class Mover:
         for fetch in fetches:
             self._reads[fetch.source.place.stripe].put(fetch)
 
-    def store(self, rows: Sequence[int], generations: Sequence[int]) -> None:
+    def store(self, rows: Sequence[int]) -> None:
         """Write these rows to disk, in this order, as soon as it goes.
 
         Where too many are waiting they are left out; they stay dirty, and ``flush`` finds them.
         """
+        generations = [self._residency.index.generation[row] for row in rows]
         room = max(0, self._write_limit - len(self._writes))
         with self._books:
             first = self._number + 1
@@ -207,7 +208,7 @@ class Mover:
         if is_well:
             with self._residency.lock.behind:
                 rows = dirty(self._residency)
-            self.store(rows, [self._residency.index.generation[row] for row in rows])
+            self.store(rows)
         else:
             stripe.breaker.probed(succeeded=False)
         self._probing.discard(number)

@@ -12,6 +12,8 @@ from math import inf
 
 import numpy as np
 
+from .errors import FrameError, TierError
+from .frame import Header
 from .ghosts import Reason
 from .index import ABSENT, DISK, HOST
 from .lock import StoreLock
@@ -29,7 +31,7 @@ Landing = tuple[int, int, int]
 class Residency:
     """The index, the slabs' bookkeeping and the policy, kept consistent.
 
-    Every method but ``quarantine`` and ``expire`` is called with ``lock`` held.
+    Every method is called with ``lock`` held but those that say that they take it or want it free.
     """
 
     def __init__(self, room: Room) -> None:
@@ -149,6 +151,21 @@ class Residency:
         if slot != ABSENT:
             return bytes(self.host.header(slot))
         return self.disk_place(row) if self.is_on_disk(row) else None
+
+    def read_header(self, source: bytes | Place) -> Header | None:
+        """The header from there, None where it cannot be read.  Wants the lock free."""
+        try:
+            if isinstance(source, bytes):
+                return self.host.parse(source)
+            return self.disk.read_header(source)
+        except (FrameError, TierError):
+            return None
+
+    def leased_header(self, slot: int) -> Header:
+        """The header of a host place that is leased.  Takes the lock itself; raises FrameError."""
+        with self.lock:  # the mover writes headers anew
+            raw = self.host.leased_header(slot)
+        return self.host.parse(raw)
 
     def disk_place(self, row: int) -> Place:
         """Where a row is on disk."""

@@ -210,12 +210,6 @@ class Slab:
             self._free(slot)
         return True
 
-    def lease_all(self, slots: Sequence[int]) -> None:
-        """Keep places from being used again."""
-        leases = self.leases
-        for slot in slots:
-            leases[slot] += 1
-
     def release_all(self, slots: Sequence[int]) -> None:
         """End one lease of each place."""
         leases, retired = self.leases, self._retired

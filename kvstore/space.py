@@ -266,7 +266,7 @@ class Space:
 
     def _write(self, rows: Sequence[int]) -> None:
         if not self.identity.is_private and rows:
-            self._mover.store(rows, [self._residency.index.generation[row] for row in rows])
+            self._mover.store(rows)
 
     def _hold(self, plan: Plan, at_most: int, is_last: Callable[[], bool]) -> Hit:
         held = self._loading.hold(plan, at_most)

@@ -145,15 +145,15 @@ class Store:
             self._mover.drain(timeout_s)  # checksums are taken behind the save, too
             return False
         with self._residency.lock:
-            last, index = self._residency.generation, self._residency.index
+            last = self._residency.generation
         for _ in range(_ROUNDS):
             rows = self._unwritten(last)
-            self._mover.store(rows, [index.generation[row] for row in rows])
+            if not rows:
+                return self._sync()
+            self._mover.store(rows)
             if not self._mover.drain(timeout_s):
                 self._sync()
                 return False
-            if not self._unwritten(last):
-                break
         return self._sync() and not self._unwritten(last)
 
     def expire(self) -> int:

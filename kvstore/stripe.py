@@ -19,10 +19,10 @@ import numpy as np
 from .breaker import Breaker
 from .errors import FrameError, TierError
 from .files import Bytes, OpenFile, aligned
+from .lock import Turns
 from .slab import PAGE_BYTES, SLOT_BYTES, Extent, Slab, slots_for
 from .superblock import Superblock
 from .transfers import Payload, adjoining, near, placed, runs
-from .turns import Turns
 
 _SCAN_SLOTS = 256
 _ZERO_BYTES = 8 << 20
@@ -44,7 +44,7 @@ class Stripe:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self.breaker = breaker
-        self.turns = Turns(writers)
+        self.turns = Turns(threading.Semaphore(writers))  # of those who write blocks
         self._headers = open_file(directory / "headers.kvs")
         self._pages = open_file(directory / "pages.kvs")
         self._scratch = threading.local()

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from kvstrata.kvstore.backlog import Backlog
 from kvstrata.kvstore.files import Bytes
+from kvstrata.kvstore.lock import Turns
 from kvstrata.kvstore.slab import PAGE_BYTES, Extent
 from kvstrata.kvstore.transfers import NEAR, Payload, adjoining, near, placed, runs
-from kvstrata.kvstore.turns import Turns
 
 _MIB = 1 << 20
 
@@ -98,7 +98,7 @@ def test_the_end_comes_to_every_taker_behind_what_was_there() -> None:
 
 
 def test_no_more_threads_than_there_are_turns_are_inside() -> None:
-    turns, inside = Turns(1), threading.Event()
+    turns, inside = Turns(threading.Semaphore(1)), threading.Event()
 
     def enter() -> None:
         with turns:
